@@ -1,0 +1,1 @@
+"""From results to boards: statistics, rank matrices, markdown, CSV and figures."""

@@ -1,0 +1,167 @@
+"""The classifier: images in [0, 1] to logits, with everything that methods and metrics need to know about it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from xbench.errors import NotApplicable, XbenchError
+from xbench.registry import Entry, Registry
+from xbench.types import Images, Logits
+
+
+@dataclasses.dataclass
+class Passes:
+    """Classifier passes, counted in images: a forward of a batch of 8 counts 8."""
+
+    forward: float = 0
+    backward: float = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.forward + other.forward, self.backward + other.backward)
+
+    def __sub__(self, other: Passes) -> Passes:
+        return Passes(self.forward - other.forward, self.backward - other.backward)
+
+    def __mul__(self, factor: float) -> Passes:
+        return Passes(self.forward * factor, self.backward * factor)
+
+    def copy(self) -> Passes:
+        """A snapshot of a running counter."""
+        return Passes(self.forward, self.backward)
+
+
+class Classifier(nn.Module):
+    """A frozen network in eval mode that owns its normalisation and counts the passes made through it.
+
+    Args:
+        module: maps normalised images (b, c, h, w) to logits (b, k); it is switched to eval mode and frozen in place.
+        name: shown on boards and used in paths.
+        shape: (c, h, w) of the images it takes.
+        classes: number of logits k.
+        label_space: name of the meaning of the logits, for instance ``"imagenet-1k"``; a subset with another is refused.
+        mean, std: per-channel normalisation in [0, 1] pixel units.
+        cam_layer: dotted name of the last convolution, or None if there is none.
+        stages: layer names to randomise, from the output down to the input, grouped as in the papers.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        shape: tuple[int, int, int],
+        classes: int,
+        label_space: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        cam_layer: str | None,
+        stages: Sequence[Sequence[str]],
+    ) -> None:
+        super().__init__()
+        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name = name
+        self.shape = shape
+        self.classes = classes
+        self.label_space = label_space
+        self.cam_layer = cam_layer
+        self.stages = tuple(tuple(stage) for stage in stages)
+        self.passes = Passes()
+        self.batch_size = default_batch_size(shape, "cpu")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        layers = dict(module.named_modules())
+        for layer in [*([cam_layer] if cam_layer else []), *(n for stage in self.stages for n in stage)]:
+            if layer not in layers:
+                raise XbenchError(f"classifier {name!r} has no layer {layer!r}; it has: {', '.join(n for n in layers if n)}")
+        self.eval()
+
+    def forward(self, x: Images) -> Logits:
+        """Logits (b, k) of images in [0, 1]; XbenchError if the images have another shape than the classifier takes."""
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
+            raise XbenchError(f"classifier {self.name!r} takes images of shape (b, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        self.passes.forward += len(x)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.module(x)
+        if logits.requires_grad:
+            logits.register_hook(functools.partial(self._count_backward, len(x)))
+        return logits
+
+    def _count_backward(self, images: int, _gradient: Tensor) -> None:
+        self.passes.backward += images
+
+    @torch.no_grad()
+    def probabilities(self, x: Images) -> Logits:
+        """Softmax probabilities (b, k), in batches of ``batch_size``, without gradients."""
+        return torch.cat([self(part).softmax(1) for part in x.split(self.batch_size)])
+
+    @property
+    def gray(self) -> Tensor:
+        """The mean pixel (c, 1, 1) in [0, 1]: the zero of the normalised input."""
+        return self.mean  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier computes."""
+        return self.mean.device  # type: ignore[return-value, union-attr]
+
+    @functools.cached_property
+    def weights_digest(self) -> str:
+        """sha256 over every parameter and buffer, by name: what identifies the classifier in a result's key."""
+        sha = hashlib.sha256()
+        for key, tensor in sorted(self.module.state_dict().items()):
+            data = tensor.detach().cpu().contiguous()
+            sha.update(f"{key} {data.dtype} {tuple(data.shape)}".encode())
+            sha.update(data.numpy().tobytes())
+        sha.update(repr((self.mean.flatten().tolist(), self.std.flatten().tolist())).encode())  # type: ignore[operator, union-attr]
+        return sha.hexdigest()
+
+    def target_layer(self) -> nn.Module:
+        """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""
+        layers = dict(self.module.named_modules())
+        if self.cam_layer is None:
+            raise NotApplicable(f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(n for n in layers if n)}")
+        return layers[self.cam_layer]
+
+    def randomised(self, layers: Sequence[str], seed: int) -> Classifier:
+        """A copy whose named layers are initialised anew (batch-norm statistics included), reproducibly on any device.
+
+        Raises XbenchError if a layer has no ``reset_parameters``.
+        """
+        device, dtype = self.device, self.mean.dtype  # type: ignore[union-attr]
+        twin = copy.deepcopy(self).cpu()
+        twin.__dict__.pop("weights_digest", None)
+        twin.passes = self.passes  # the copies' passes are made in the same cell
+        modules = dict(twin.module.named_modules())
+        with torch.random.fork_rng(devices=[]):
+            for layer in layers:
+                word = hashlib.sha256(f"{seed} {layer}".encode()).digest()[:8]
+                torch.manual_seed(int.from_bytes(word, "big") >> 1)
+                reset = getattr(modules[layer], "reset_parameters", None)
+                if not callable(reset):
+                    raise XbenchError(f"layer {layer!r} of classifier {self.name!r} ({type(modules[layer]).__name__}) has no reset_parameters")
+                reset()
+        return twin.to(device=device, dtype=dtype)
+
+
+def default_batch_size(shape: tuple[int, int, int], device: str) -> int:
+    """Images per forward pass: a power of two near the measured optimum (own decision; 28 px: 256, 224 px: 4 on a CPU)."""
+    budget = 2**18 if torch.device(device).type == "cpu" else 2**24
+    return max(1, 2 ** ((budget // (shape[1] * shape[2])).bit_length() - 1))
+
+
+class ClassifierEntry(Entry):
+    """A classifier that can be loaded by spec."""
+
+    def load(self) -> Classifier:
+        """The classifier on the CPU; XbenchError if its weights are missing, damaged or need an extra."""
+        raise NotImplementedError
+
+
+CLASSIFIERS: Registry[ClassifierEntry] = Registry("classifier", "models")

@@ -1,0 +1,118 @@
+"""The explainer: a method bound to a classifier, its trained state, a seed and the stored maps. All that metrics call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from xbench.classifier import Classifier
+from xbench.errors import XbenchError
+from xbench.method import Method, TrainedMethod
+from xbench.registry import digest
+from xbench.rng import ImageRandom
+from xbench.subset import Batch
+from xbench.types import Images, Labels, Maps
+
+
+class MapStore(Protocol):
+    """Where maps are kept: returns the maps of ``ids``, calling ``compute`` for the positions that it does not have."""
+
+    def maps(self, key: str, label: str, ids: Sequence[str], compute: Callable[[list[int]], Maps]) -> Maps: ...
+
+
+class States(Protocol):
+    """Where trained networks come from."""
+
+    def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]: ...
+    def fit(self, method: TrainedMethod, classifier: Classifier, seed: int) -> tuple[nn.Module, str]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Explainer:
+    """A method bound to everything it needs.
+
+    Args:
+        method: the hyper-parameters.
+        classifier: whose decision is explained.
+        seed: the run's seed; draws are keyed by it, the method's own seed and the image id.
+        states: where a trained method's network is found or fitted.
+        store: where maps are kept, or None to compute them each time.
+        refit_seed: if given, a trained network is fitted on this classifier with that seed instead of being looked up.
+    """
+
+    method: Method
+    classifier: Classifier
+    seed: int = 0
+    states: States | None = None
+    store: MapStore | None = None
+    refit_seed: int | None = None
+
+    def __call__(self, x: Images, y: Labels, ids: Sequence[str]) -> Maps:
+        """Fresh maps (b, h, w) of any images, drawn with the random numbers of ``ids``; never stored.
+
+        Raises XbenchError if the method returns another shape, or a value that is not finite.
+        """
+        rng = ImageRandom(self.seed + self.method.seed, ids)
+        if isinstance(self.method, TrainedMethod):
+            network, _ = self._state(self.method)
+            with torch.no_grad():
+                maps = self.method.explain(network, x, y, rng)
+        else:
+            maps = self.method(self.classifier, x, y, rng)
+        return check_maps(self.method, maps, x)
+
+    def maps(self, batch: Batch) -> Maps:
+        """The method's maps (b, h, w) of a batch of the subset, read from the store where they are there."""
+
+        def compute(missing: list[int]) -> Maps:
+            return self(batch.x[missing], batch.target[missing], [batch.ids[i] for i in missing])
+
+        if self.store is None:
+            return compute(list(range(len(batch))))
+        keys = [f"{image}@{target}" for image, target in zip(batch.ids, batch.target.tolist(), strict=True)]
+        return self.store.maps(self.key, f"{self.classifier.name}/{self.method.spec}", keys, compute).to(batch.x)
+
+    @property
+    def key(self) -> str:
+        """What identifies this explainer's maps: method, classifier's weights, trained state, seed."""
+        state = self._state(self.method)[1] if isinstance(self.method, TrainedMethod) else None
+        return digest([self.method.identity, self.classifier.weights_digest, state, self.seed, str(self.classifier.mean.dtype)])
+
+    def using(self, method: Method) -> Explainer:
+        """The same binding with another method (other hyper-parameters)."""
+        return dataclasses.replace(self, method=method)
+
+    def on(self, classifier: Classifier) -> Explainer:
+        """The same binding on another classifier; a trained method is then looked up for that one."""
+        return dataclasses.replace(self, classifier=classifier)
+
+    def refitted(self, seed: int) -> Explainer:
+        """A trained method with its reduced recipe, fitted on this classifier with ``seed`` instead of looked up."""
+        method = self.method.replace(**self.method.refit) if isinstance(self.method, TrainedMethod) else self.method
+        return dataclasses.replace(self, method=method, refit_seed=seed)
+
+    def _state(self, method: TrainedMethod) -> tuple[nn.Module, str]:
+        if self.states is None:
+            raise XbenchError(f"{method.spec} is a trained method: bind it with a source of trained networks")
+        if self.refit_seed is None:
+            return self.states.find(method, self.classifier)
+        return self.states.fit(method, self.classifier, self.refit_seed)
+
+
+def check_maps(method: Method, maps: Maps, x: Images) -> Maps:
+    """The maps as float tensor of ``x``'s dtype; XbenchError naming the method if their shape or values are not valid."""
+    expected = (len(x), *x.shape[2:])
+    if not isinstance(maps, torch.Tensor) or tuple(maps.shape) != expected:
+        got = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
+        raise XbenchError(f"method {method.spec!r} returned maps of shape {got}, expected {expected} (b, h, w)")
+    if maps.device != x.device:
+        raise XbenchError(f"method {method.spec!r} returned maps on {maps.device}, expected {x.device}")
+    maps = maps.detach().to(x.dtype)
+    bad = int((~maps.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise XbenchError(f"method {method.spec!r} returned NaN or infinite values in {bad} of {len(maps)} maps")
+    return maps

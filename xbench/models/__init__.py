@@ -1,0 +1,1 @@
+"""The classifiers, one file per family, and their small shipped weights."""
