@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xbench.errors import NotApplicable, XbenchError
 from xbench.registry import Entry, Registry
 from xbench.types import Images, Logits
+from xbench.weights import state_digest
 
 
 @dataclasses.dataclass
@@ -113,14 +114,8 @@ class Classifier(nn.Module):
 
     @functools.cached_property
     def weights_digest(self) -> str:
-        """sha256 over every parameter and buffer, by name: what identifies the classifier in a result's key."""
-        sha = hashlib.sha256()
-        for key, tensor in sorted(self.module.state_dict().items()):
-            data = tensor.detach().cpu().contiguous()
-            sha.update(f"{key} {data.dtype} {tuple(data.shape)}".encode())
-            sha.update(data.numpy().tobytes())
-        sha.update(repr((self.mean.flatten().tolist(), self.std.flatten().tolist())).encode())  # type: ignore[operator, union-attr]
-        return sha.hexdigest()
+        """sha256 over every parameter and buffer and the normalisation: what identifies the classifier in a result's key."""
+        return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})  # type: ignore[list-item]
 
     def target_layer(self) -> nn.Module:
         """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""

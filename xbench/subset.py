@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from xbench.classifier import Classifier
 from xbench.errors import XbenchError
 from xbench.registry import Entry, Registry
 from xbench.types import Images, Labels
 
-Part = Literal["train", "heldout", "evaluation"]
+Part = Literal["train", "test", "heldout", "evaluation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,21 @@ class Subset:
         return self.ids[:count]
 
 
+def confident_ids(subset: Subset, classifier: Classifier, threshold: float = 0.5) -> list[str]:
+    """The ids that the classifier predicts correctly with a probability above ``threshold``, in order (the VP paper's rule)."""
+    keep: list[str] = []
+    for start in range(0, len(subset), 1024):
+        ids = subset.ids[start : start + 1024]
+        x, label, _ = subset.read(ids)
+        confidence, predicted = classifier.probabilities(x.to(classifier.device)).max(1)
+        good = (predicted.cpu() == label) & (confidence.cpu() > threshold)
+        keep += [image for image, ok in zip(ids, good.tolist(), strict=True) if ok]
+    return keep
+
+
 class Dataset(Entry):
     """A dataset that can be loaded by spec."""
 
-    parts: ClassVar[tuple[Part, ...]] = ("train", "heldout", "evaluation")
     classifier: ClassVar[str] = ""
     """Spec of the classifier that the evaluation ids were selected with, and that suites use by default."""
 
