@@ -42,7 +42,30 @@ _PUBLIC = {
     "Labels": "types",
     "Maps": "types",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "CLASSIFIERS",
+    "DATASETS",
+    "METHODS",
+    "METRICS",
+    "Batch",
+    "Classifier",
+    "ClassifierEntry",
+    "Column",
+    "Dataset",
+    "Explainer",
+    "ImageRandom",
+    "Images",
+    "Labels",
+    "Maps",
+    "Method",
+    "Metric",
+    "NotApplicable",
+    "Result",
+    "Scored",
+    "Subset",
+    "TrainedMethod",
+    "XbenchError",
+]
 
 if TYPE_CHECKING:
     from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry

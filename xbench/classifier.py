@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from xbench.errors import NotApplicable, XbenchError
 from xbench.registry import Entry, Registry
 from xbench.types import Images, Logits
 from xbench.weights import state_digest
+
+if TYPE_CHECKING:
+    from xbench.subset import Subset
 
 
 @dataclasses.dataclass
@@ -86,7 +91,9 @@ class Classifier(nn.Module):
     def forward(self, x: Images) -> Logits:
         """Logits (b, k) of images in [0, 1]; XbenchError if the images have another shape than the classifier takes."""
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
-            raise XbenchError(f"classifier {self.name!r} takes images of shape (b, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+            raise XbenchError(
+                f"classifier {self.name!r} takes images (b, c, h, w) with c, h, w = {self.shape}, got {tuple(x.shape)}"
+            )
         self.passes.forward += len(x)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.module(x)
@@ -140,7 +147,8 @@ class Classifier(nn.Module):
                 torch.manual_seed(int.from_bytes(word, "big") >> 1)
                 reset = getattr(modules[layer], "reset_parameters", None)
                 if not callable(reset):
-                    raise XbenchError(f"layer {layer!r} of classifier {self.name!r} ({type(modules[layer]).__name__}) has no reset_parameters")
+                    kind = type(modules[layer]).__name__
+                    raise XbenchError(f"layer {layer!r} of classifier {self.name!r} ({kind}) has no reset_parameters")
                 reset()
         return twin.to(device=device, dtype=dtype)
 
@@ -156,6 +164,17 @@ class ClassifierEntry(Entry):
 
     def load(self) -> Classifier:
         """The classifier on the CPU; XbenchError if its weights are missing, damaged or need an extra."""
+        raise NotImplementedError
+
+
+class TrainableClassifier(ClassifierEntry):
+    """A classifier whose training recipe is in the package."""
+
+    dataset: ClassVar[str]
+    """Spec of the dataset that the recipe trains and tests on."""
+
+    def fit(self, train: Subset, test: Subset, path: Path, *, seed: int, epochs: int, report: Callable[[str], None]) -> float:
+        """Trains from scratch, writes the weights to ``path`` and returns the accuracy on ``test``; a report line an epoch."""
         raise NotImplementedError
 
 

@@ -29,7 +29,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes a state dict with its digest and ``about`` (any JSON) as metadata; atomically, so that no half file is ever seen."""
+    """Writes a state dict with its digest and ``about`` (any JSON) as metadata; no half-written file is ever seen."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     metadata = {"sha256": state_digest(tensors), "about": json.dumps(about, sort_keys=True)}
     with atomic(path) as temporary:

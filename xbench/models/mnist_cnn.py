@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry
+from xbench.classifier import CLASSIFIERS, Classifier, TrainableClassifier
 from xbench.errors import XbenchError
 from xbench.subset import Subset
 from xbench.weights import load_weights, save_weights
@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).with_name("mnist-cnn.safetensors")
 
 @CLASSIFIERS.register("mnist-cnn")
 @dataclass(frozen=True)
-class MnistCnn(ClassifierEntry):
+class MnistCnn(TrainableClassifier):
     """3 conv + 2 linear layers on 28-px grey digits, as in the VP paper (widths 16, 32, 64 and 64: own decision).
 
     Normalises with mean and standard deviation 0.5, so that its mean pixel, the fill ``gray``, is the 0.5 that the paper's
@@ -61,7 +61,9 @@ class MnistCnn(ClassifierEntry):
                 module.train()
                 total = 0.0
                 for index in torch.randperm(len(x), generator=generator).split(64):
-                    loss = F.cross_entropy(module((shifted(x[index], generator) - 0.5) / 0.5), label[index], label_smoothing=0.02)
+                    loss = F.cross_entropy(
+                        module((shifted(x[index], generator) - 0.5) / 0.5), label[index], label_smoothing=0.02
+                    )
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()

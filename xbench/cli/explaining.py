@@ -1,0 +1,122 @@
+"""`xbench explain`: an image in, heat maps out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xbench.cli.common import DeviceOption, console
+from xbench.errors import NotApplicable, XbenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from xbench.classifier import Classifier
+    from xbench.types import Maps
+
+
+def explain(
+    image: Annotated[str, typer.Argument(help="An image file, or DATASET/ID such as mnist/0047.")],
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Method, by spec; may be repeated.")] = None,
+    classifier: Annotated[str, typer.Option("--classifier", "-c", help="Classifier, by spec.")] = "mnist-cnn",
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset that trained methods were fitted on.")] = "mnist",
+    target: Annotated[int | None, typer.Option("--target", help="Class to explain; the predicted one by default.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("explanation.png"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Explains one image: writes a PNG with the image and every method's map laid over it."""
+    import torch
+
+    from xbench.explainer import Explainer
+    from xbench.method import METHODS
+    from xbench.run.plan import load_classifier
+    from xbench.store import user_cache
+    from xbench.subset import DATASETS
+    from xbench.training import Checkpoints
+
+    methods = [METHODS.make(spec) for spec in dict.fromkeys(method or ["gradcam"])]
+    model = load_classifier(classifier, device)
+    if target is not None and not 0 <= target < model.classes:
+        raise XbenchError(f"--target {target}: classifier {model.name!r} has classes 0..{model.classes - 1}")
+    x, name = read_image(image, model)
+    probabilities = model.probabilities(x)
+    y = probabilities.argmax(1) if target is None else torch.tensor([target], device=x.device)
+    states = Checkpoints(DATASETS.make(dataset), user_cache() / "checkpoints")
+    maps = []
+    for entry in methods:
+        reason = entry.not_applicable(model)
+        if reason:
+            raise NotApplicable(f"method {entry.spec!r} cannot explain {model.name!r}: {reason}")
+        maps.append(Explainer(entry, model, seed, states)(x, y, [name])[0].cpu())
+    title = f"class {int(y)}, p = {float(probabilities[0, y]):.3f}"
+    draw(x[0].cpu(), maps, [entry.spec for entry in methods], title, out)
+    console.print(f"{name}: {title}; written: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def read_image(image: str, classifier: Classifier) -> tuple[Tensor, str]:
+    """The image (1, c, h, w) on the classifier's device, resized to its input, and the name that draws are keyed by.
+
+    Raises XbenchError if there is no such file or dataset image, or if the file is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.transforms.functional import pil_to_tensor
+
+    from xbench.subset import DATASETS
+
+    path = Path(image)
+    dataset, _, identifier = image.partition("/")
+    if not path.exists() and identifier and dataset in DATASETS.names():
+        from xbench.run.plan import check_match
+
+        subset = DATASETS.make(dataset).load("evaluation")
+        check_match(subset, classifier)
+        try:
+            x, _, _ = subset.read([identifier])
+        except (LookupError, ValueError) as error:
+            raise XbenchError(f"dataset {dataset!r} has no image {identifier!r}; for instance {subset.ids[0]!r}") from error
+        return x.to(classifier.device), identifier
+    if not path.is_file():
+        raise XbenchError(f"{image} is neither an image file nor DATASET/ID with a dataset of: {', '.join(DATASETS.names())}")
+    channels, height, width = classifier.shape
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise XbenchError(f"{path} cannot be read as an image: {error}") from error
+    return (pil_to_tensor(picture)[None].float() / 255).to(classifier.device), path.name
+
+
+def draw(x: Tensor, maps: Sequence[Maps], titles: Sequence[str], title: str, path: Path) -> None:
+    """A row of panels: the image (c, h, w), then every map (h, w) over it, red for, blue against the class.
+
+    Each map is divided by its largest absolute value. Raises XbenchError if ``path`` cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    from xbench.ops.normalise import signed
+    from xbench.weights import atomic
+
+    figure = Figure(figsize=(2.6 * (1 + len(maps)) + 0.8, 3.1), layout="constrained")
+    panels = figure.subplots(1, 1 + len(maps), squeeze=False)[0]
+    gray = x.mean(0)
+    panels[0].imshow(x.permute(1, 2, 0) if len(x) == 3 else gray, cmap="gray", vmin=0, vmax=1)
+    panels[0].set_title(title, fontsize=9)
+    shade = None
+    for panel, values, text in zip(panels[1:], maps, titles, strict=True):
+        panel.imshow(gray, cmap="gray", vmin=0, vmax=1)
+        shade = panel.imshow(signed(values[None])[0], cmap="seismic", vmin=-1, vmax=1, alpha=0.6)
+        panel.set_title(text, fontsize=9, parse_math=False)
+    for panel in panels:
+        panel.set_axis_off()
+    if shade is not None:
+        figure.colorbar(shade, ax=panels[-1], shrink=0.8, label="attribution / max |attribution|")
+    try:
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+    except OSError as error:
+        raise XbenchError(f"{path} cannot be written: {error.strerror}") from error

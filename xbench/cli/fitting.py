@@ -1,0 +1,89 @@
+"""`xbench fit`, `xbench fit-classifier` and `xbench subset`: what the shipped networks and image lists were made with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xbench.cli.common import DeviceOption, console
+from xbench.errors import XbenchError
+
+
+def fit(
+    method: Annotated[str, typer.Argument(help="A trained method, by spec, e.g. 'vp(upsample=4)'.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset whose training part is used.")] = "mnist",
+    classifier: Annotated[str, typer.Option("--classifier", "-c", help="Classifier to explain.")] = "mnist-cnn",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the network; by default the user's cache.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Trains a trained method's network, so that runs find it. A stopped fit goes on after its last epoch."""
+    from xbench.method import METHODS, TrainedMethod
+    from xbench.run.plan import check_match, load_classifier
+    from xbench.store import user_cache
+    from xbench.subset import DATASETS
+    from xbench.training import fit_to_file
+
+    entry = METHODS.make(method)
+    if not isinstance(entry, TrainedMethod):
+        trained = ", ".join(cls.name for cls in METHODS if issubclass(cls, TrainedMethod))
+        raise XbenchError(f"method {entry.spec!r} has no network to fit; trained methods: {trained}")
+    model = load_classifier(classifier, device)
+    train = DATASETS.make(dataset).load("train")
+    check_match(train, model)
+    path = fit_to_file(entry, model, train, seed, out or user_cache() / "checkpoints", _say)
+    _say(f"written: {path}")
+
+
+def fit_classifier(
+    classifier: Annotated[str, typer.Argument(help="A classifier with a training recipe, by spec, e.g. mnist-cnn.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights file to write (.safetensors).")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
+) -> None:
+    """Trains a classifier by its shipped recipe and prints its accuracy on the dataset's test part."""
+    from xbench.classifier import CLASSIFIERS, TrainableClassifier
+    from xbench.subset import DATASETS
+
+    entry = CLASSIFIERS.make(classifier)
+    if not isinstance(entry, TrainableClassifier):
+        recipes = ", ".join(cls.name for cls in CLASSIFIERS if issubclass(cls, TrainableClassifier))
+        raise XbenchError(f"classifier {entry.spec!r} has no training recipe; with one: {recipes}")
+    dataset = DATASETS.make(entry.dataset)
+    accuracy = entry.fit(dataset.load("train"), dataset.load("test"), out, seed=seed, epochs=epochs, report=_say)
+    _say(f"accuracy on {dataset.spec}:test {accuracy:.4f}; written: {out}")
+
+
+def subset(
+    dataset: Annotated[str, typer.Argument(help="Dataset, by spec.")],
+    classifier: Annotated[str | None, typer.Option("--classifier", "-c", help="By default the dataset's own.")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Size of the evaluation part.")] = 200,
+    heldout: Annotated[int, typer.Option("--heldout", min=0, help="Size of the held-out part.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice and the order.")] = 0,
+) -> None:
+    """Chooses evaluation and held-out images by the VP paper's rule and prints their ids as JSON.
+
+    The rule: of the dataset's test part those predicted correctly with p > 0.5, in a seeded order; the parts are disjoint.
+    """
+    import torch
+
+    from xbench.classifier import CLASSIFIERS
+    from xbench.rng import ImageRandom
+    from xbench.subset import DATASETS, confident_ids
+
+    entry = DATASETS.make(dataset)
+    model = CLASSIFIERS.make(classifier or entry.classifier).load()
+    ids = confident_ids(entry.load("test"), model)
+    if len(ids) < images + heldout:
+        asked = images + heldout
+        raise XbenchError(f"only {len(ids)} images of {dataset!r} are predicted correctly with p > 0.5; {asked} were asked for")
+    generator = ImageRandom(seed, []).shared("subset")
+    order = [ids[i] for i in torch.randperm(len(ids), generator=generator).tolist()]
+    typer.echo(json.dumps({"evaluation": order[:images], "heldout": order[images : images + heldout]}))
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

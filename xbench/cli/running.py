@@ -1,0 +1,121 @@
+"""`xbench plan` and `xbench run`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from xbench.cli.common import (
+    STORE,
+    BatchOption,
+    DeviceOption,
+    LimitOption,
+    MethodsOption,
+    StoreOption,
+    SuiteOption,
+    console,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from xbench.run.plan import Plan
+
+
+def plan(
+    suite: SuiteOption,
+    store: StoreOption = STORE,
+    method: MethodsOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    batch_size: BatchOption = None,
+) -> None:
+    """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
+    from xbench.run.plan import measured_speed
+
+    made = _make_plan(suite, store, method, limit, device, batch_size)
+    speed = measured_speed(made.classifier)
+    table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
+    for title in ("method", "metric"):
+        table.add_column(title, overflow="fold")
+    for title in ("images", "stored", "forward", "backward"):
+        table.add_column(title, justify="right")
+    table.add_column("note", overflow="fold")
+    for cell in made.cells:
+        passes = made.passes(cell)
+        row = (
+            ["", "", "", ""]
+            if cell.not_applicable
+            else [f"{len(cell.ids)}", f"{cell.stored}/{len(cell.parts)}", f"{passes.forward:,.0f}", f"{passes.backward:,.0f}"]
+        )
+        note = f"N/A: {cell.not_applicable}" if cell.not_applicable else ""
+        table.add_row(escape(cell.method.spec), escape(cell.metric.spec), *row, escape(note))
+    console.print(table)
+    _print_summary(made, speed)
+
+
+def run(
+    suite: SuiteOption,
+    store: StoreOption = STORE,
+    method: MethodsOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "cpu",
+    batch_size: BatchOption = None,
+) -> None:
+    """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was."""
+    from xbench.cli.boards import show_and_write
+    from xbench.run.plan import measured_speed
+    from xbench.run.progress import Progress
+    from xbench.run.runner import run as run_plan
+
+    start = time.perf_counter()
+    made = _make_plan(suite, store, method, limit, device, batch_size)
+    speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
+    _print_summary(made, speed)
+    with Progress(made, speed, console) as progress:
+        results = run_plan(made, progress)
+    show_and_write(made.suite, results, store / "boards", command=f"xbench run --suite {suite}")
+    failed = [result for result in results if result.status == "failed"]
+    for result in failed:
+        warn(f"{result.metric} x {result.method} failed: {result.reason}")
+    console.print(f"{len(results)} cells, {len(failed)} failed, {time.perf_counter() - start:.1f} s", highlight=False)
+    if failed:
+        where = store / "results"
+        console.print(f"tracebacks: status.json below {where}; the next run tries these cells again", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _make_plan(
+    suite: str, store: Path, methods: list[str] | None, limit: int | None, device: str, batch_size: int | None
+) -> Plan:
+    from xbench.run.plan import make_plan
+    from xbench.run.suite import load_suite
+    from xbench.store import Store
+
+    loaded = load_suite(suite)
+    return make_plan(loaded, Store(store, warn), methods=methods or (), limit=limit, device=device, batch_size=batch_size)
+
+
+def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
+    from xbench.classifier import Passes
+    from xbench.run.progress import predicted_seconds
+
+    todo = made.todo
+    na = sum(bool(cell.not_applicable) for cell in made.cells)
+    stored = len(made.cells) - len(todo) - na
+    text = f"{made.suite.name}: {len(made.cells)} cells, {stored} stored, {na} not applicable, {len(todo)} to compute"
+    if todo:
+        seconds = sum(predicted_seconds(made, speed).values())
+        passes = sum(map(made.passes, todo), sum(map(made.map_passes, {cell.method for cell in todo}), Passes()))
+        text += f": {passes.forward:,.0f} forward and {passes.backward:,.0f} backward passes"
+        text += f", about {_duration(seconds)} on {made.classifier.device}"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,207 @@
+"""From a suite to cells: what is to be computed, what the store has, and what the rest costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from xbench.classifier import CLASSIFIERS, Classifier, Passes, default_batch_size
+from xbench.errors import NotApplicable, XbenchError
+from xbench.method import METHODS, Method, TrainedMethod
+from xbench.metric import METRICS, Metric
+from xbench.registry import digest
+from xbench.result import Result
+from xbench.rng import ImageRandom
+from xbench.run.suite import Draws, Suite
+from xbench.store import PART_IMAGES, Store
+from xbench.subset import DATASETS, Subset
+from xbench.training import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method under one metric on some images of one subset: the unit that is computed, stored and shown."""
+
+    method: Method
+    metric: Metric
+    ids: tuple[str, ...]
+    draws: tuple[tuple[int, ...], ...]
+    key: str
+    folder: Path
+    not_applicable: str
+    stored: int
+    """Parts that the store has."""
+
+    @property
+    def parts(self) -> list[tuple[str, ...]]:
+        """The ids, in fixed chunks."""
+        return [self.ids[i : i + PART_IMAGES] for i in range(0, len(self.ids), PART_IMAGES)]
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to compute."""
+        return bool(self.not_applicable) or self.stored == len(self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The cells of a suite on one classifier and subset, bound to a store."""
+
+    suite: Suite
+    classifier: Classifier
+    subset: Subset
+    checkpoints: Checkpoints
+    store: Store
+    cells: list[Cell]
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells that are not stored and do apply."""
+        return [cell for cell in self.cells if not cell.done]
+
+    def passes(self, cell: Cell) -> Passes:
+        """Classifier passes that a cell still needs, the method's own maps left out."""
+        images = sum(len(part) for part in cell.parts[cell.stored :])
+        return cell.metric.cost(cell.method, self.classifier) * images
+
+    def map_passes(self, method: Method) -> Passes:
+        """Passes for the method's own maps, made once for all metrics that read them."""
+        images = max((len(c.ids) for c in self.todo if c.method == method and c.metric.uses_maps), default=0)
+        return method.cost(self.classifier.shape) * images
+
+    def empty_result(self, cell: Cell) -> Result:
+        """The result of a cell before anything is known of it."""
+        return Result(
+            key=cell.key,
+            subset=self.subset.name,
+            classifier=self.classifier.name,
+            method=cell.method.spec,
+            metric=cell.metric.spec,
+            columns=cell.metric.columns,
+            status="n/a" if cell.not_applicable else "missing",
+            control=cell.method.control,
+            label=cell.method.label,
+            reason=cell.not_applicable,
+            ids=list(cell.ids),
+            draws=[list(draw) for draw in cell.draws],
+        )
+
+
+def make_plan(
+    suite: Suite,
+    store: Store,
+    *,
+    methods: Sequence[str] = (),
+    limit: int | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+) -> Plan:
+    """Expands a suite into cells.
+
+    ``methods`` replaces the suite's list; ``limit`` caps every metric's number of images. Raises XbenchError for anything
+    unknown, before anything is computed.
+    """
+    classifier = load_classifier(suite.classifier, device)
+    classifier.batch_size = store.batch_size(
+        classifier.weights_digest, device, default_batch_size(classifier.shape, device), batch_size
+    )
+    dataset = DATASETS.make(suite.dataset)
+    subset = dataset.load("evaluation")
+    check_match(subset, classifier)
+    checkpoints = Checkpoints(dataset, store.root / "checkpoints")
+    chosen = list(methods) or (METHODS.names() if suite.methods == "all" else suite.methods)
+    cells = []
+    for spec in dict.fromkeys(chosen):
+        method = METHODS.make(spec)
+        state, lacking = _state(method, classifier, checkpoints)
+        for run in suite.metrics:
+            metric = METRICS.make(run.spec)
+            ids = subset.first(min(run.images or len(subset), limit or len(subset)))
+            identity = {
+                "metric": metric.identity,
+                "method": method.resolved(classifier.shape).identity,
+                "checkpoint": state,
+                "classifier": classifier.weights_digest,
+                "images": subset.digest(ids),
+                "target": "predicted",
+                "precision": "float32",
+                "seed": suite.seed,
+            }
+            key = digest(identity)
+            folder = store.cell(subset.name, classifier.name, method.spec, metric.spec, key)
+            reason = lacking or method.not_applicable(classifier) or metric.not_applicable(method, classifier) or ""
+            parts = -(-len(ids) // PART_IMAGES)
+            stored = 0
+            while not reason and stored < parts and store.read_part(folder, stored) is not None:
+                stored += 1
+            cells.append(Cell(method, metric, ids, _draws(run.draws, len(ids), suite.seed), key, folder, reason, stored))
+    return Plan(suite, classifier, subset, checkpoints, store, cells)
+
+
+def load_classifier(spec: str, device: str) -> Classifier:
+    """The classifier on a device; XbenchError if the device is unknown or not there."""
+    classifier = CLASSIFIERS.make(spec).load()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error
+    return classifier.to(device)
+
+
+def check_match(subset: Subset, classifier: Classifier) -> None:
+    """XbenchError unless the subset's images and labels are the classifier's."""
+    if subset.shape != classifier.shape:
+        given, taken = subset.shape, classifier.shape
+        raise XbenchError(f"subset {subset.name!r} has images {given}, classifier {classifier.name!r} takes {taken}")
+    if subset.label_space != classifier.label_space:
+        given_labels, own = subset.label_space, classifier.label_space
+        raise XbenchError(f"subset {subset.name!r} has labels {given_labels!r}, classifier {classifier.name!r} has {own!r}")
+
+
+def measured_speed(classifier: Classifier) -> tuple[float, float]:
+    """Seconds per image of a forward pass, and of a backward pass on top, measured in a moment on its device."""
+    passes = classifier.passes.copy()
+    x = torch.rand((classifier.batch_size, *classifier.shape), device=classifier.device)
+    forward = _median_seconds(lambda: classifier.probabilities(x)) / len(x)
+    x.requires_grad_()
+    both = _median_seconds(lambda: torch.autograd.grad(classifier(x).sum(), x)) / len(x)
+    classifier.passes = passes
+    return forward, max(both - forward, 0.0)
+
+
+def _median_seconds(call: object) -> float:
+    assert callable(call)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[1]
+
+
+def _state(method: Method, classifier: Classifier, checkpoints: Checkpoints) -> tuple[str | None, str]:
+    """The digest of a trained method's network, or why there is none."""
+    if not isinstance(method, TrainedMethod):
+        return None, ""
+    try:
+        return checkpoints.find(method, classifier)[1], ""
+    except NotApplicable as error:
+        return None, str(error)
+
+
+def _draws(draws: Draws | None, images: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Seeded draws without replacement; a size above the number of images (under a limit) is cut to half of them."""
+    if draws is None:
+        return ()
+    size = draws.size if draws.size < images else max(1, images // 2)
+    random = ImageRandom(seed, [])
+    return tuple(
+        tuple(sorted(torch.randperm(images, generator=random.shared("draws", i))[:size].tolist())) for i in range(draws.count)
+    )

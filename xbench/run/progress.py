@@ -1,0 +1,114 @@
+"""Progress of a run: a bar with a remaining time on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import rich.progress
+from rich.console import Console
+
+from xbench.run.plan import Cell, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Progress:
+    """Follows a run by the classifier's own pass counters, weighted by the measured speed of a pass.
+
+    Use as a context manager. ``finish`` is called with a cell's outcome: done, failed or n/a.
+    """
+
+    def __init__(self, plan: Plan, speed: tuple[float, float], console: Console) -> None:
+        self.plan = plan
+        self.speed = speed
+        self.console = console
+        self.seconds = predicted_seconds(plan, speed)
+        self._total = max(sum(self.seconds.values()), 1e-9)
+        self._finished = 0.0
+        self._done = 0
+        self._bar: _Bar | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal and self.plan.todo:
+            self._bar = _Bar(self, self.console)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, cell: Cell) -> None:
+        """A cell begins."""
+        self._cell, self._began = cell, time.perf_counter()
+        self._passes = self.plan.classifier.passes.copy()
+
+    def finish(self, cell: Cell, outcome: str) -> None:
+        """A cell ended."""
+        self._finished += self.seconds[cell.key]
+        self._done += 1
+        took = time.perf_counter() - self._began
+        line = f"[{self._done}/{len(self.plan.todo)}] {cell.metric.spec} x {cell.method.spec}: {outcome} in {took:.1f} s"
+        if self._bar is None:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif outcome != "done":
+            self._bar.console.print(line, markup=False, highlight=False)
+
+    def fraction(self) -> float:
+        """The share of the predicted work that is done, cells in progress included."""
+        current = 0.0
+        if self._done < len(self.plan.todo) and hasattr(self, "_cell"):
+            used = self.plan.classifier.passes - self._passes
+            current = min(weigh(used.forward, used.backward, self.speed), self.seconds[self._cell.key])
+        return min(1.0, (self._finished + current) / self._total)
+
+    def title(self) -> str:
+        """What is being computed now."""
+        return f"{self._cell.metric.name} x {self._cell.method.spec}" if hasattr(self, "_cell") else "starting"
+
+
+class _Bar(rich.progress.Progress):
+    """A bar that asks for the fraction whenever it is drawn (by its own thread), so that no hot loop reports to it."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress = progress
+        super().__init__(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TextColumn("{task.fields[cells]} cells"),
+            rich.progress.TextColumn("ETA"),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=120,
+            refresh_per_second=2,
+            transient=True,
+        )
+        self._task_id = self.add_task("starting", total=1.0, cells="")
+
+    def get_renderables(self) -> Iterable[Any]:
+        progress = self._progress
+        cells = f"{progress._done}/{len(progress.plan.todo)}"
+        self.update(self._task_id, completed=progress.fraction(), description=progress.title()[:40], cells=cells)
+        return super().get_renderables()
+
+
+def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float]:
+    """Seconds per cell key of what is left to compute; a method's own maps count for its first cell that reads them."""
+    seconds: dict[str, float] = {}
+    explained: set[str] = set()
+    for cell in plan.todo:
+        passes = plan.passes(cell)
+        if cell.metric.uses_maps and cell.method.spec not in explained:
+            explained.add(cell.method.spec)
+            passes = passes + plan.map_passes(cell.method)
+        # Half a second for what is not passes (reading, writing, arithmetic), so that no cell counts nothing.
+        seconds[cell.key] = 0.5 + weigh(passes.forward, passes.backward, speed)
+    return seconds
+
+
+def weigh(forward: float, backward: float, speed: tuple[float, float]) -> float:
+    """Seconds of some passes at a measured speed."""
+    return forward * speed[0] + backward * speed[1]

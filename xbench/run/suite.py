@@ -1,0 +1,79 @@
+"""Suites: which metrics run on which images, classifier and methods; TOML files, validated."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from xbench.errors import XbenchError, unknown
+
+FOLDER = Path(__file__).resolve().parent.parent / "suites"
+
+
+class Draws(pydantic.BaseModel, extra="forbid", frozen=True):
+    """Repeats of an experiment: ``count`` seeded draws of ``size`` images out of the metric's images."""
+
+    count: int = pydantic.Field(gt=0)
+    size: int = pydantic.Field(gt=0)
+
+
+class MetricRun(pydantic.BaseModel, extra="forbid", frozen=True):
+    """A metric by spec, on the first ``images`` images of the subset (all by default)."""
+
+    spec: str
+    images: int | None = pydantic.Field(default=None, gt=0)
+    draws: Draws | None = None
+
+
+class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
+    """A suite; ``methods`` is a list of specs, or "all" for every registered method at its defaults."""
+
+    name: str = ""
+    title: str
+    description: str
+    dataset: str
+    classifier: str
+    methods: Literal["all"] | list[str] = "all"
+    seed: int = 0
+    metrics: list[MetricRun] = pydantic.Field(min_length=1)
+
+
+def suite_names() -> list[str]:
+    """The suites that ship with xbench."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A shipped suite by name, or a suite file by path (ending in .toml).
+
+    Raises XbenchError for an unknown name, an unreadable file, or a key or value that does not fit, naming its place.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.exists():
+        if name.endswith(".toml"):
+            raise XbenchError(f"suite file {name} does not exist")
+        raise unknown("suite", name, suite_names())
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise XbenchError(f"suite {path}: cannot be read: {error}") from error
+    try:
+        return Suite.model_validate({"name": path.stem, **content})
+    except pydantic.ValidationError as error:
+        raise XbenchError(f"suite {path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}"
+    model: Any = {"metrics": MetricRun, "draws": Draws}
+    owner = next((model[part] for part in reversed(problem["loc"][:-1]) if part in model), Suite)
+    valid = sorted(owner.model_fields)
+    near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1)
+    return f"unknown key {where!r}: " + (f"did you mean {near[0]!r}? " if near else "") + f"valid: {', '.join(valid)}"

@@ -1,0 +1,195 @@
+"""The store: a folder that keeps results and maps in small files, each written whole or not at all.
+
+    results/<subset>/<classifier>/<method>/<metric>-<key>/part-000.json   scores of a fixed chunk of images
+                                                          status.json     why a cell failed or does not apply
+    maps/<classifier>/<method>-<key>/<ids>.safetensors                    maps, read by every metric
+    checkpoints/                                                          networks fitted during a run
+    form.json                                                             the batch size, chosen once per classifier and device
+
+Merging two stores is copying files. A killed run leaves complete files only and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from xbench.errors import XbenchError
+from xbench.registry import digest
+from xbench.result import decode, encode
+from xbench.types import Maps
+from xbench.weights import atomic, load_weights, save_weights
+
+PART_IMAGES = 50
+"""Images per part: the most work that a kill can cost a cell."""
+
+
+class StoreError(XbenchError):
+    """The store cannot be written; a run stops, what it has stored stays."""
+
+
+class Store:
+    """Results and maps below one folder.
+
+    Args:
+        root: the folder; made if it does not exist, unless ``create`` is False.
+        report: gets one line for everything unusual, such as a damaged file that is computed again.
+
+    Raises XbenchError if the folder cannot be made or (with ``create=False``) does not exist.
+    """
+
+    def __init__(self, root: Path, report: Callable[[str], None] = print, *, create: bool = True) -> None:
+        self.root = root
+        self.report = report
+        self._index: dict[Path, dict[str, Path]] = {}
+        if create:
+            try:
+                with atomic(root / ".writable"):
+                    pass
+                (root / ".writable").unlink()
+            except OSError as error:
+                raise StoreError(f"store {root} cannot be written: {error.strerror}; choose another with --store") from error
+        elif not root.is_dir():
+            raise XbenchError(f"store {root} does not exist; xbench run --store {root} makes it")
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def cell(self, subset: str, classifier: str, method: str, metric: str, key: str) -> Path:
+        """The folder of a cell, addressed by its specs (for people) and its key (for the program)."""
+        return self.root / "results" / slug(subset) / slug(classifier) / slug(method) / f"{slug(metric)}-{key[:16]}"
+
+    def read_part(self, cell: Path, index: int) -> dict[str, Any] | None:
+        """A stored part, or None if it is missing or damaged (which is reported)."""
+        return self._read(cell / f"part-{index:03d}.json")
+
+    def write_part(self, cell: Path, index: int, content: dict[str, Any]) -> None:
+        """Stores a part and forgets a failure of the cell."""
+        self._write(cell / f"part-{index:03d}.json", content)
+        (cell / "status.json").unlink(missing_ok=True)
+
+    def read_status(self, cell: Path) -> dict[str, Any] | None:
+        """Why a cell failed or does not apply: ``status``, ``reason``, ``traceback``; None if nothing is known."""
+        return self._read(cell / "status.json")
+
+    def write_status(self, cell: Path, content: dict[str, Any]) -> None:
+        """Stores why a cell failed or does not apply."""
+        self._write(cell / "status.json", content)
+
+    # -- maps ------------------------------------------------------------------------------------------------------
+
+    def maps(self, key: str, label: str, ids: Sequence[str], compute: Callable[[list[int]], Maps]) -> Maps:
+        """The maps (b, h, w) of ``ids`` on the CPU; ``compute`` makes those of the positions that are not stored."""
+        classifier, _, method = label.partition("/")
+        folder = self.root / "maps" / slug(classifier) / f"{slug(method)}-{key[:16]}"
+        found = self._stored_maps(folder, ids)
+        missing = [i for i, image in enumerate(ids) if image not in found]
+        if missing:
+            fresh = compute(missing).cpu()
+            names = [ids[i] for i in missing]
+            path = folder / f"{digest(names)[:16]}.safetensors"
+            try:
+                save_weights(path, {"maps": fresh}, {"ids": names})
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+            self._index[folder].update(dict.fromkeys(names, path))
+            found.update(zip(names, fresh, strict=True))
+        return torch.stack([found[image] for image in ids])
+
+    def _stored_maps(self, folder: Path, ids: Sequence[str]) -> dict[str, Tensor]:
+        index = self._index.setdefault(folder, {})
+        if any(image not in index for image in ids) and folder.is_dir():
+            for path in sorted(folder.glob("[!.]*.safetensors")):
+                if path not in index.values():
+                    index.update(dict.fromkeys(_ids_of(path), path))
+        found: dict[str, Tensor] = {}
+        for path in sorted({index[image] for image in ids if image in index}):
+            try:
+                state, about, _ = load_weights(path)
+                found.update(zip(about["ids"], state["maps"], strict=True))
+            except XbenchError as error:
+                self.report(f"{error}; computed again")
+                path.unlink(missing_ok=True)
+                for image in [i for i, p in index.items() if p == path]:
+                    del index[image]
+        return found
+
+    # -- the numeric form ------------------------------------------------------------------------------------------
+
+    def batch_size(self, classifier_digest: str, device: str, default: int, requested: int | None) -> int:
+        """The batch size of this store for a classifier and device: chosen at the first run, kept ever after.
+
+        A resumed run then equals an uninterrupted one. Raises XbenchError if another size is requested later.
+        """
+        path = self.root / "form.json"
+        forms = self._read(path) or {}
+        name = f"{classifier_digest[:16]}@{device}"
+        kept = forms.get(name, {}).get("batch_size")
+        if kept is None:
+            kept = requested or default
+            forms[name] = {"batch_size": kept}
+            self._write(path, forms)
+        if requested not in (None, kept):
+            raise XbenchError(
+                f"store {self.root} was begun with batch size {kept} on {device}; {requested} was asked for: "
+                "leave --batch-size out, or choose another --store"
+            )
+        return int(kept)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            expected = content.pop("sha256")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            self.report(f"{path} is damaged ({type(error).__name__}); computed again")
+            return None
+        if digest(content) != expected:
+            self.report(f"{path} is damaged (its content does not have the sha256 it declares); computed again")
+            return None
+        decoded: dict[str, Any] = decode_scores(content)
+        return decoded
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        content = encode(content)
+        try:
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps({**content, "sha256": digest(content)}) + "\n")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+
+
+def user_cache() -> Path:
+    """The user's folder for fitted networks: XBENCH_CACHE, or xbench below the system's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("XBENCH_CACHE") or Path(base) / "xbench")
+
+
+def decode_scores(content: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a part's scores and curves, with NaN and infinities restored."""
+    return {key: decode(value) if key in ("scores", "curves") else value for key, value in content.items()}
+
+
+def slug(text: str) -> str:
+    """A spec as a name that every file system takes; which spec it is stands in the file, not in the name."""
+    return re.sub(r"[^A-Za-z0-9+.=-]+", "_", text).strip("_")[:80]
+
+
+def _ids_of(path: Path) -> list[str]:
+    """The ids in a map file's header; none if the file is damaged, which is reported when its ids are computed again."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            ids: list[str] = json.loads((file.metadata() or {})["about"])["ids"]
+            return ids
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return []
