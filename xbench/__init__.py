@@ -22,6 +22,7 @@ _PUBLIC = {
     "CLASSIFIERS": "classifier",
     "Classifier": "classifier",
     "ClassifierEntry": "classifier",
+    "Passes": "classifier",
     "DATASETS": "subset",
     "Batch": "subset",
     "Dataset": "subset",
@@ -60,6 +61,7 @@ __all__ = [
     "Method",
     "Metric",
     "NotApplicable",
+    "Passes",
     "Result",
     "Scored",
     "Subset",
@@ -68,7 +70,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry
+    from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry, Passes
     from xbench.errors import NotApplicable, XbenchError
     from xbench.explainer import Explainer
     from xbench.method import METHODS, Method, TrainedMethod

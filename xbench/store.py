@@ -108,7 +108,7 @@ class Store:
         if any(image not in index for image in ids) and folder.is_dir():
             for path in sorted(folder.glob("[!.]*.safetensors")):
                 if path not in index.values():
-                    index.update(dict.fromkeys(_ids_of(path), path))
+                    index.update(dict.fromkeys(self._ids_of(path), path))
         found: dict[str, Tensor] = {}
         for path in sorted({index[image] for image in ids if image in index}):
             try:
@@ -120,6 +120,17 @@ class Store:
                 for image in [i for i, p in index.items() if p == path]:
                     del index[image]
         return found
+
+    def _ids_of(self, path: Path) -> list[str]:
+        """The ids in a map file's header; none, with a report, if the header is damaged."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                ids: list[str] = json.loads((file.metadata() or {})["about"])["ids"]
+                return ids
+        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+            self.report(f"{path} is damaged ({type(error).__name__}); computed again")
+            path.unlink(missing_ok=True)
+            return []
 
     # -- the numeric form ------------------------------------------------------------------------------------------
 
@@ -151,7 +162,7 @@ class Store:
             expected = content.pop("sha256")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
             return None
         if digest(content) != expected:
@@ -183,13 +194,3 @@ def decode_scores(content: dict[str, Any]) -> dict[str, Any]:
 def slug(text: str) -> str:
     """A spec as a name that every file system takes; which spec it is stands in the file, not in the name."""
     return re.sub(r"[^A-Za-z0-9+.=-]+", "_", text).strip("_")[:80]
-
-
-def _ids_of(path: Path) -> list[str]:
-    """The ids in a map file's header; none if the file is damaged, which is reported when its ids are computed again."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            ids: list[str] = json.loads((file.metadata() or {})["about"])["ids"]
-            return ids
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
-        return []

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xbench.cli.common import DeviceOption, console
 from xbench.errors import XbenchError
@@ -34,7 +36,8 @@ def fit(
     model = load_classifier(classifier, device)
     train = DATASETS.make(dataset).load("train")
     check_match(train, model)
-    path = fit_to_file(entry, model, train, seed, out or user_cache() / "checkpoints", _say)
+    with _FitProgress(console) as progress:
+        path = fit_to_file(entry, model, train, seed, out or user_cache() / "checkpoints", progress.step)
     _say(f"written: {path}")
 
 
@@ -83,6 +86,41 @@ def subset(
     generator = ImageRandom(seed, []).shared("subset")
     order = [ids[i] for i in torch.randperm(len(ids), generator=generator).tolist()]
     typer.echo(json.dumps({"evaluation": order[:images], "heldout": order[images : images + heldout]}))
+
+
+class _FitProgress:
+    """A bar with a remaining time on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self, where: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=where,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=None)
+        self._terminal = where.is_terminal
+        self._epochs = 0
+
+    def __enter__(self) -> _FitProgress:
+        if self._terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int, total: int, losses: list[float]) -> None:
+        """Called by the training loop after every step."""
+        self._bar.update(self._task, completed=done, total=total)
+        if len(losses) > self._epochs:
+            self._epochs = len(losses)
+            text = f"epoch {self._epochs}: loss {losses[-1]:.4f}"
+            self._bar.update(self._task, description=text)
+            if not self._terminal:
+                _say(f"{text}, {100 * done / total:.0f} % done")
 
 
 def _say(line: str) -> None:

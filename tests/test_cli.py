@@ -1,0 +1,126 @@
+"""Wrong input is one line that names what was given and what is valid; exit codes are for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Outcome
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "--suite", "robustnes"), "unknown suite 'robustnes': did you mean 'robustness'? valid: "),
+        (("run", "--suite", "smoke", "-m", "rize"), "unknown method 'rize': did you mean 'rise'? valid: "),
+        (("run", "--suite", "smoke", "-m", "rise(mask=3)"), "unknown parameter of rise 'mask': did you mean 'masks'? valid: "),
+        (("run", "--suite", "smoke", "-m", "rise(masks='many')"), "rise(masks=...): given 'many'"),
+        (("run", "--suite", "smoke", "-m", "rise(masks=-1)"), "masks must be at least 1, got -1"),
+        (("run", "--suite", "smoke", "-m", "rise(masks"), "malformed method 'rise(masks'"),
+        (("run", "--suite", "smoke", "--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("run", "--suite", "smoke", "--limit", "0"), "Invalid value for '--limit'"),
+        (("explain", "absent.png"), "absent.png is neither an image file nor DATASET/ID with a dataset of: "),
+        (("explain", "mnist/99999"), "dataset 'mnist' has no image '99999'; for instance "),
+        (("explain", "mnist/0001", "--target", "10"), "--target 10: classifier 'mnist-cnn' has classes 0..9"),
+        (("explain", "mnist/0001", "--classifier", "mnist-cmm"), "unknown classifier 'mnist-cmm': did you mean 'mnist-cnn'?"),
+        (("fit", "gradient"), "method 'gradient' has no network to fit; trained methods: nvp, vp"),
+        (("fit", "vp", "--dataset", "minst"), "unknown dataset 'minst': did you mean 'mnist'?"),
+        (("fit-classifier", "efficientnet-lite", "--out", "x"), "has no training recipe; with one: mnist-cnn"),
+        (("subset", "mnist", "--images", "5000"), "were asked for"),
+        (("check", "rize"), "did you mean 'rise'?"),
+        (("list", "method"), "Invalid value for"),
+        (("board", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    xbench: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = xbench(*words)
+    assert done.status == 2
+    text = " ".join(done.err.replace("│", " ").split())
+    assert message in text
+    assert "Traceback" not in done.err
+    if text.startswith("error:"):
+        assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('spec = "deletoin"', "unknown metric 'deletoin': did you mean 'deletion'?"),
+        ('spec = "deletion(x=1)"', "unknown parameter of deletion 'x'"),
+    ],
+)
+def test_a_wrong_metric_in_a_suite_file(xbench: Cli, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'title = "t"\ndescription = "d"\ndataset = "mnist"\nclassifier = "mnist-cnn"\n[[metrics]]\n{line}\n')
+    done = xbench("run", "--suite", path, "--store", tmp_path / "store")
+    assert done.status == 2
+    assert message in done.err
+
+
+def test_an_output_folder_without_rights_is_named(xbench: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (("run", "--suite", "smoke", "--store"), ("explain", "mnist/0001", "--out")):
+        done = xbench(*words, tmp_path / "file" / "out")
+        assert done.status == 2
+        assert str(tmp_path / "file" / "out") in done.err
+        assert "cannot be written" in done.err
+
+
+def test_an_unreadable_image_is_named(xbench: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"not an image")
+    done = xbench("explain", path)
+    assert done.status == 2
+    assert f"{path} cannot be read as an image" in done.err
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "P"])
+def test_explain_takes_any_image_and_writes_a_picture(xbench: Cli, tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (40, 30)).save(tmp_path / "in.png")
+    done = xbench("explain", tmp_path / "in.png", "-m", "gradient", "-m", "vp", "--out", tmp_path / "out.png")
+    assert done.status == 0, done.err
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 2 * picture.height
+
+
+def test_explain_is_the_methods_own_map(xbench: Cli, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        done = xbench("explain", "mnist/0047", "-m", "rise(masks=50)", "--out", tmp_path / name)
+        assert done.status == 0, done.err
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert "class 0, p = " in done.out
+
+
+@pytest.mark.parametrize("kind", ["methods", "metrics", "datasets", "classifiers", "suites", "fills"])
+def test_everything_can_be_listed(xbench: Cli, kind: str) -> None:
+    plain, machine = xbench("list", kind), xbench("list", kind, "--json")
+    assert (plain.status, machine.status) == (0, 0)
+    for row in json.loads(machine.out):
+        assert row["name"] in plain.out
+
+
+def test_plan_shows_cost_and_computes_nothing(xbench: Cli, tmp_path: Path) -> None:
+    done = xbench("plan", "--suite", "smoke", "--store", tmp_path / "store")
+    assert done.status == 0
+    assert "to compute" in done.out
+    assert "N/A: " in done.out
+    assert not list((tmp_path / "store").rglob("part-*.json"))
+
+
+def test_check_fails_with_status_1_for_a_bad_method(xbench: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(name: str) -> str:
+        raise AssertionError("maps differ between two calls")
+
+    monkeypatch.setattr("xbench.testing.check", fails)
+    done = xbench("check", "rise")
+    assert done.status == 1
+    assert "rise fails: maps differ between two calls" in done.err

@@ -1,0 +1,5 @@
+"""``python -m xbench``: the command line."""
+
+from xbench.cli import main
+
+main()
