@@ -57,6 +57,9 @@ class Classifier(nn.Module):
         stages: layer names to randomise, from the output down to the input, grouped as in the papers.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         module: nn.Module,
@@ -112,21 +115,21 @@ class Classifier(nn.Module):
     @property
     def gray(self) -> Tensor:
         """The mean pixel (c, 1, 1) in [0, 1]: the zero of the normalised input."""
-        return self.mean  # type: ignore[return-value]
+        return self.mean
 
     @property
     def device(self) -> torch.device:
         """Where the classifier computes."""
-        return self.mean.device  # type: ignore[return-value, union-attr]
+        return self.mean.device
 
     @functools.cached_property
     def weights_digest(self) -> str:
         """sha256 over every parameter and buffer and the normalisation: what identifies the classifier in a result's key."""
-        return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})  # type: ignore[list-item]
+        return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})
 
     def target_layer(self) -> nn.Module:
         """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""
-        layers = dict(self.module.named_modules())
+        layers: dict[str, nn.Module] = dict(self.module.named_modules())
         if self.cam_layer is None:
             raise NotApplicable(f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(n for n in layers if n)}")
         return layers[self.cam_layer]
@@ -136,7 +139,7 @@ class Classifier(nn.Module):
 
         Raises XbenchError if a layer has no ``reset_parameters``.
         """
-        device, dtype = self.device, self.mean.dtype  # type: ignore[union-attr]
+        device, dtype = self.device, self.mean.dtype
         twin = copy.deepcopy(self).cpu()
         twin.__dict__.pop("weights_digest", None)
         twin.passes = self.passes  # the copies' passes are made in the same cell
@@ -156,7 +159,7 @@ class Classifier(nn.Module):
 def default_batch_size(shape: tuple[int, int, int], device: str) -> int:
     """Images per forward pass: a power of two near the measured optimum (own decision; 28 px: 256, 224 px: 4 on a CPU)."""
     budget = 2**18 if torch.device(device).type == "cpu" else 2**24
-    return max(1, 2 ** ((budget // (shape[1] * shape[2])).bit_length() - 1))
+    return max(1, 1 << ((budget // (shape[1] * shape[2])).bit_length() - 1))
 
 
 class ClassifierEntry(Entry):

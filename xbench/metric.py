@@ -58,8 +58,15 @@ class Metric(Entry):
         raise NotImplementedError
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """Classifier passes per image, the method's own maps (shared by all metrics) left out."""
+        """Classifier passes per image of one call when no map is stored; those for the argument ``maps`` are left out."""
         raise NotImplementedError
+
+    def explains(self, method: Method, classifier: Classifier) -> list[Method]:
+        """The methods whose maps of the batch a call reads from the store, beside the argument ``maps``.
+
+        Their passes are in ``cost``; the planner counts them once for all metrics that read the same maps.
+        """
+        return []
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """Why the metric has no value for this method, or None."""

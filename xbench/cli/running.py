@@ -38,24 +38,24 @@ def plan(
     from xbench.run.plan import measured_speed
 
     made = _make_plan(suite, store, method, limit, device, batch_size)
-    speed = measured_speed(made.classifier)
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
         table.add_column(title, overflow="fold")
-    for title in ("images", "stored", "forward", "backward"):
+    for title in ("images", "stored parts", "forward", "backward"):
         table.add_column(title, justify="right")
-    table.add_column("note", overflow="fold")
+    reasons: dict[str, None] = {}
     for cell in made.cells:
         passes = made.passes(cell)
-        row = (
-            ["", "", "", ""]
-            if cell.not_applicable
-            else [f"{len(cell.ids)}", f"{cell.stored}/{len(cell.parts)}", f"{passes.forward:,.0f}", f"{passes.backward:,.0f}"]
-        )
-        note = f"N/A: {cell.not_applicable}" if cell.not_applicable else ""
-        table.add_row(escape(cell.method.spec), escape(cell.metric.spec), *row, escape(note))
+        row = [f"{len(cell.ids)}", f"{cell.stored}/{len(cell.parts)}", f"{passes.forward:,.0f}", f"{passes.backward:,.0f}"]
+        if cell.not_applicable:
+            reasons[f"{cell.metric.spec} x {cell.method.spec}: {cell.not_applicable}"] = None
+            row = ["N/A", "", "", ""]
+        table.add_row(escape(cell.method.spec), escape(cell.metric.spec), *row)
     console.print(table)
-    _print_summary(made, speed)
+    console.print("Stored maps are made once for all metrics that read them; they count in the sum only.")
+    for reason in reasons:
+        console.print(f"N/A: {reason}", markup=False, highlight=False, soft_wrap=True)
+    _print_summary(made, measured_speed(made.classifier))
 
 
 def run(
@@ -101,7 +101,6 @@ def _make_plan(
 
 
 def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
-    from xbench.classifier import Passes
     from xbench.run.progress import predicted_seconds
 
     todo = made.todo
@@ -110,7 +109,7 @@ def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
     text = f"{made.suite.name}: {len(made.cells)} cells, {stored} stored, {na} not applicable, {len(todo)} to compute"
     if todo:
         seconds = sum(predicted_seconds(made, speed).values())
-        passes = sum(map(made.passes, todo), sum(map(made.map_passes, {cell.method for cell in todo}), Passes()))
+        passes = sum(map(made.passes, todo), made.map_passes(todo))
         text += f": {passes.forward:,.0f} forward and {passes.backward:,.0f} backward passes"
         text += f", about {_duration(seconds)} on {made.classifier.device}"
     console.print(text, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import CLASSIFIERS, Classifier, TrainableClassifier
@@ -25,7 +25,7 @@ class MnistCnn(TrainableClassifier):
     """3 conv + 2 linear layers on 28-px grey digits, as in the VP paper (widths 16, 32, 64 and 64: own decision).
 
     Normalises with mean and standard deviation 0.5, so that its mean pixel, the fill ``gray``, is the 0.5 that the paper's
-    numbers imply. The recipe (Adam, one-cycle, shifts of up to 2 px) is in ``fit``; accuracy and sha256 are in the file's metadata.
+    numbers imply. The recipe (Adam, one cycle, shifts of up to 2 px) is in ``fit``; accuracy and sha256 are in the metadata.
     """
 
     dataset: ClassVar[str] = "mnist"

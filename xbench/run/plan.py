@@ -16,7 +16,7 @@ from xbench.metric import METRICS, Metric
 from xbench.registry import digest
 from xbench.result import Result
 from xbench.rng import ImageRandom
-from xbench.run.suite import Draws, Suite
+from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import PART_IMAGES, Store
 from xbench.subset import DATASETS, Subset
 from xbench.training import Checkpoints
@@ -42,6 +42,16 @@ class Cell:
         return [self.ids[i : i + PART_IMAGES] for i in range(0, len(self.ids), PART_IMAGES)]
 
     @property
+    def images_left(self) -> int:
+        """Images whose scores are not stored."""
+        return sum(len(part) for part in self.parts[self.stored :])
+
+    def reads(self, classifier: Classifier) -> list[Method]:
+        """The methods whose stored maps the cell reads, parameters filled in."""
+        own = [self.method] if self.metric.uses_maps else []
+        return [method.resolved(classifier.shape) for method in [*own, *self.metric.explains(self.method, classifier)]]
+
+    @property
     def done(self) -> bool:
         """Nothing is left to compute."""
         return bool(self.not_applicable) or self.stored == len(self.parts)
@@ -56,7 +66,8 @@ class Plan:
     subset: Subset
     checkpoints: Checkpoints
     store: Store
-    cells: list[Cell]
+    limit: int | None = None
+    cells: Sequence[Cell] = ()
 
     @property
     def todo(self) -> list[Cell]:
@@ -64,14 +75,20 @@ class Plan:
         return [cell for cell in self.cells if not cell.done]
 
     def passes(self, cell: Cell) -> Passes:
-        """Classifier passes that a cell still needs, the method's own maps left out."""
-        images = sum(len(part) for part in cell.parts[cell.stored :])
-        return cell.metric.cost(cell.method, self.classifier) * images
+        """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
+        if cell.done:
+            return Passes()
+        each = cell.metric.cost(cell.method, self.classifier)
+        shared = (m.cost(self.classifier.shape) for m in cell.metric.explains(cell.method, self.classifier))
+        return sum(shared, Passes()) * -cell.images_left + each * cell.images_left
 
-    def map_passes(self, method: Method) -> Passes:
-        """Passes for the method's own maps, made once for all metrics that read them."""
-        images = max((len(c.ids) for c in self.todo if c.method == method and c.metric.uses_maps), default=0)
-        return method.cost(self.classifier.shape) * images
+    def map_passes(self, cells: Sequence[Cell]) -> Passes:
+        """Passes for the stored maps that the cells read, each made once however many of them read it."""
+        images: dict[Method, int] = {}
+        for cell in cells:
+            for method in cell.reads(self.classifier):
+                images[method] = max(images.get(method, 0), cell.images_left)
+        return sum((method.cost(self.classifier.shape) * count for method, count in images.items()), Passes())
 
     def empty_result(self, cell: Cell) -> Result:
         """The result of a cell before anything is known of it."""
@@ -112,34 +129,45 @@ def make_plan(
     dataset = DATASETS.make(suite.dataset)
     subset = dataset.load("evaluation")
     check_match(subset, classifier)
-    checkpoints = Checkpoints(dataset, store.root / "checkpoints")
+    bound = Plan(suite, classifier, subset, Checkpoints(dataset, store.root / "checkpoints"), store, limit)
     chosen = list(methods) or (METHODS.names() if suite.methods == "all" else suite.methods)
-    cells = []
-    for spec in dict.fromkeys(chosen):
-        method = METHODS.make(spec)
-        state, lacking = _state(method, classifier, checkpoints)
-        for run in suite.metrics:
-            metric = METRICS.make(run.spec)
-            ids = subset.first(min(run.images or len(subset), limit or len(subset)))
-            identity = {
-                "metric": metric.identity,
-                "method": method.resolved(classifier.shape).identity,
-                "checkpoint": state,
-                "classifier": classifier.weights_digest,
-                "images": subset.digest(ids),
-                "target": "predicted",
-                "precision": "float32",
-                "seed": suite.seed,
-            }
-            key = digest(identity)
-            folder = store.cell(subset.name, classifier.name, method.spec, metric.spec, key)
-            reason = lacking or method.not_applicable(classifier) or metric.not_applicable(method, classifier) or ""
-            parts = -(-len(ids) // PART_IMAGES)
-            stored = 0
-            while not reason and stored < parts and store.read_part(folder, stored) is not None:
-                stored += 1
-            cells.append(Cell(method, metric, ids, _draws(run.draws, len(ids), suite.seed), key, folder, reason, stored))
-    return Plan(suite, classifier, subset, checkpoints, store, cells)
+    specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
+    cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]
+    return dataclasses.replace(bound, cells=cells)
+
+
+def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
+    """One cell, with its key and what the store has of it."""
+    classifier, suite = plan.classifier, plan.suite
+    ids = plan.subset.first(min(run.images or len(plan.subset), plan.limit or len(plan.subset)))
+    draws = _draws(run.draws, len(ids), suite.seed)
+    cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", stored=0)
+    reason = method.not_applicable(classifier) or metric.not_applicable(method, classifier)
+    states: list[str] = []
+    if not reason:
+        try:
+            read = [m for m in cell.reads(classifier) if isinstance(m, TrainedMethod)]
+            states = [plan.checkpoints.find(m, classifier)[1] for m in read]
+        except NotApplicable as error:
+            reason = str(error)
+    key = digest(
+        {
+            "metric": metric.identity,
+            "method": method.resolved(classifier.shape).identity,
+            "checkpoints": states,
+            "classifier": classifier.weights_digest,
+            "images": plan.subset.digest(ids),
+            "target": "predicted",
+            "precision": "float32",
+            "seed": suite.seed,
+        }
+    )
+    folder = plan.store.cell(plan.subset.name, classifier.name, method.spec, metric.spec, key)
+    cell = dataclasses.replace(cell, key=key, folder=folder, not_applicable=reason or "")
+    stored = 0
+    while not reason and stored < len(cell.parts) and plan.store.read_part(folder, stored) is not None:
+        stored += 1
+    return dataclasses.replace(cell, stored=stored)
 
 
 def load_classifier(spec: str, device: str) -> Classifier:
@@ -184,16 +212,6 @@ def _median_seconds(call: object) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return sorted(seconds[1:])[1]
-
-
-def _state(method: Method, classifier: Classifier, checkpoints: Checkpoints) -> tuple[str | None, str]:
-    """The digest of a trained method's network, or why there is none."""
-    if not isinstance(method, TrainedMethod):
-        return None, ""
-    try:
-        return checkpoints.find(method, classifier)[1], ""
-    except NotApplicable as error:
-        return None, str(error)
 
 
 def _draws(draws: Draws | None, images: int, seed: int) -> tuple[tuple[int, ...], ...]:

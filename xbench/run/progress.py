@@ -96,14 +96,13 @@ class _Bar(rich.progress.Progress):
 
 
 def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float]:
-    """Seconds per cell key of what is left to compute; a method's own maps count for its first cell that reads them."""
+    """Seconds per cell key of what is left to compute; shared maps count for the first cell of a method that reads them."""
     seconds: dict[str, float] = {}
-    explained: set[str] = set()
+    before: list[Cell] = []
     for cell in plan.todo:
-        passes = plan.passes(cell)
-        if cell.metric.uses_maps and cell.method.spec not in explained:
-            explained.add(cell.method.spec)
-            passes = passes + plan.map_passes(cell.method)
+        before = [*(c for c in before if c.method == cell.method), cell]
+        maps = plan.map_passes(before) - plan.map_passes(before[:-1])
+        passes = plan.passes(cell) + maps
         # Half a second for what is not passes (reading, writing, arithmetic), so that no cell counts nothing.
         seconds[cell.key] = 0.5 + weigh(passes.forward, passes.backward, speed)
     return seconds
