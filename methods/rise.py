@@ -36,7 +36,6 @@ class Rise(Method):
         seed: of the masks.
     """
 
-    stochastic: ClassVar[bool] = True
     label: ClassVar[str] = "RISE"
     quick: ClassVar[dict[str, int]] = {"masks": 20}
 

@@ -159,7 +159,7 @@ class Classifier(nn.Module):
 def default_batch_size(shape: tuple[int, int, int], device: str) -> int:
     """Images per forward pass: a power of two near the measured optimum (own decision; 28 px: 256, 224 px: 4 on a CPU)."""
     budget = 2**18 if torch.device(device).type == "cpu" else 2**24
-    return max(1, 1 << ((budget // (shape[1] * shape[2])).bit_length() - 1))
+    return 1 << max(0, (budget // (shape[1] * shape[2])).bit_length() - 1)
 
 
 class ClassifierEntry(Entry):

@@ -60,7 +60,7 @@ class Entry:
             "name": self.name,
             "parameters": self.parameters,
             "version": self.version,
-            "source": _source_digest(type(self)),
+            "source": _source_digest(type(self).__module__),
         }
 
     def replace(self, **changes: Any) -> typing.Self:
@@ -72,7 +72,7 @@ class Entry:
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def digest(value: Any) -> str:
@@ -87,9 +87,9 @@ def _shipped_roots() -> tuple[Path, ...]:
 
 
 @functools.cache
-def _source_digest(cls: type) -> str | None:
+def _source_digest(module: str) -> str | None:
     """sha256 of the file of an entry that does not ship with xbench: editing it makes its stored results stale."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return None
     path = Path(file).resolve()
@@ -178,7 +178,20 @@ class Registry(Generic[E_co]):
         if self._discovered:
             return
         self._discovered = True
+        try:
+            self._import_all()
+        except XbenchError:
+            self._discovered = False  # so that the next call fails again instead of going on with half of the names
+            raise
+
+    def _import_all(self) -> None:
+        for root in sys.modules["xbench"].__path__:
+            if not Path(root).is_dir():
+                raise XbenchError(f"XBENCH_PATH: {root} is not a folder")
         package = importlib.import_module(f"xbench.{self.folder}")
+        init = package.__file__
+        if init is not None and not Path(init).resolve().is_relative_to(Path(__file__).resolve().parent):
+            raise XbenchError(f"{init} hides the other {self.folder} of xbench: delete it")
         stems: dict[str, Path] = {}
         for folder in dict.fromkeys(str(Path(p).resolve()) for p in package.__path__):
             for path in sorted(Path(folder).glob("*.py")):

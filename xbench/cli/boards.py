@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xbench.cli.common import STORE, LimitOption, MethodsOption, StoreOption, SuiteOption, console, warn
+from xbench.cli.common import (
+    STORE,
+    ClassifierOption,
+    DatasetOption,
+    LimitOption,
+    MethodsOption,
+    StoreOption,
+    SuiteOption,
+    command_of,
+    console,
+    plan_of,
+)
 from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xbench.result import Result
-    from xbench.run.plan import Plan
     from xbench.run.suite import Suite
 
 
@@ -26,18 +36,23 @@ def board(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default the store's folder boards.")] = None,
     method: MethodsOption = None,
     limit: LimitOption = None,
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
 ) -> None:
     """Makes the board of a suite from stored results, computing nothing: table, rank matrix, figures, per-image values."""
-    made = _stored_plan(suite, store, method, limit)
     from xbench.run.runner import collect
 
-    show_and_write(made.suite, collect(made), out or store / "boards", command=f"xbench run --suite {made.suite.name}")
+    made = plan_of(suite, store, method, limit, dataset, classifier, create=False)
+    command = command_of(suite, method, limit, dataset, classifier)
+    show_and_write(made.suite, collect(made), out or store / "boards", command)
 
 
 def publish(
     suite: SuiteOption,
     store: StoreOption = STORE,
     to: Annotated[Path, typer.Option("--to", help="Folder of published boards.")] = Path("leaderboards"),
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
 ) -> None:
     """Copies a suite's results into a folder of published boards, with the board and the suite that makes it again.
 
@@ -45,7 +60,7 @@ def publish(
     """
     from xbench.run.runner import collect
 
-    made = _stored_plan(suite, store, None, None)
+    made = plan_of(suite, store, None, None, dataset, classifier, create=False)
     results = collect(made)
     holes = [f"{r.metric} x {r.method} ({r.status})" for r in results if r.status in ("failed", "missing")]
     if holes:
@@ -60,7 +75,7 @@ def publish(
     name = made.suite.name
     methods = list(dict.fromkeys(cell.method.spec for cell in made.cells))
     (to / f"{name}.toml").write_text(frozen_suite(made.suite, methods))
-    show_and_write(made.suite, results, to, command=f"xbench run --suite {name}")
+    show_and_write(made.suite, results, to, command_of(f"{to}/{name}.toml"))
 
 
 def show_and_write(suite: Suite, results: Sequence[Result], folder: Path, command: str) -> None:
@@ -84,11 +99,3 @@ def frozen_suite(suite: Suite, methods: Sequence[str]) -> str:
         if run.draws is not None:
             lines.append(f"draws = {{ count = {run.draws.count}, size = {run.draws.size} }}")
     return "\n".join(lines) + "\n"
-
-
-def _stored_plan(suite: str, store: Path, methods: list[str] | None, limit: int | None) -> Plan:
-    from xbench.run.plan import make_plan
-    from xbench.run.suite import load_suite
-    from xbench.store import Store
-
-    return make_plan(load_suite(suite), Store(store, warn, create=False), methods=methods or (), limit=limit)

@@ -13,12 +13,16 @@ from rich.table import Table
 from xbench.cli.common import (
     STORE,
     BatchOption,
+    ClassifierOption,
+    DatasetOption,
     DeviceOption,
     LimitOption,
     MethodsOption,
     StoreOption,
     SuiteOption,
+    command_of,
     console,
+    plan_of,
     warn,
 )
 
@@ -31,13 +35,15 @@ def plan(
     store: StoreOption = STORE,
     method: MethodsOption = None,
     limit: LimitOption = None,
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.plan import measured_speed
 
-    made = _make_plan(suite, store, method, limit, device, batch_size)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
         table.add_column(title, overflow="fold")
@@ -63,6 +69,8 @@ def run(
     store: StoreOption = STORE,
     method: MethodsOption = None,
     limit: LimitOption = None,
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
 ) -> None:
@@ -73,12 +81,12 @@ def run(
     from xbench.run.runner import run as run_plan
 
     start = time.perf_counter()
-    made = _make_plan(suite, store, method, limit, device, batch_size)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
     with Progress(made, speed, console) as progress:
         results = run_plan(made, progress)
-    show_and_write(made.suite, results, store / "boards", command=f"xbench run --suite {suite}")
+    show_and_write(made.suite, results, store / "boards", command_of(suite, method, limit, dataset, classifier))
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         warn(f"{result.metric} x {result.method} failed: {result.reason}")
@@ -87,17 +95,6 @@ def run(
         where = store / "results"
         console.print(f"tracebacks: status.json below {where}; the next run tries these cells again", soft_wrap=True)
         raise typer.Exit(1)
-
-
-def _make_plan(
-    suite: str, store: Path, methods: list[str] | None, limit: int | None, device: str, batch_size: int | None
-) -> Plan:
-    from xbench.run.plan import make_plan
-    from xbench.run.suite import load_suite
-    from xbench.store import Store
-
-    loaded = load_suite(suite)
-    return make_plan(loaded, Store(store, warn), methods=methods or (), limit=limit, device=device, batch_size=batch_size)
 
 
 def _print_summary(made: Plan, speed: tuple[float, float]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import pydantic
 
 from xbench.errors import XbenchError, unknown
+from xbench.store import slug
+from xbench.subset import DATASETS
 
 FOLDER = Path(__file__).resolve().parent.parent / "suites"
 
@@ -40,6 +42,16 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
     methods: Literal["all"] | list[str] = "all"
     seed: int = 0
     metrics: list[MetricRun] = pydantic.Field(min_length=1)
+
+    def on(self, dataset: str | None, classifier: str | None) -> Suite:
+        """The suite on another dataset (with the classifier that belongs to it) or classifier; its name says so."""
+        if dataset is None and classifier is None:
+            return self
+        chosen = DATASETS.make(dataset or self.dataset)
+        own = chosen.classifier if dataset else self.classifier
+        changed = {"dataset": chosen.spec, "classifier": classifier or own}
+        name = "-".join([self.name, *(slug(value) for value in (dataset, classifier) if value)])
+        return self.model_copy(update={**changed, "name": name})
 
 
 def suite_names() -> list[str]:

@@ -1,0 +1,97 @@
+"""Every registered entry passes the conformance checks: a file dropped in is tested without a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scratch import register, scratch_registries
+
+from xbench import CLASSIFIERS, DATASETS, METHODS, METRICS, ClassifierEntry, Method, XbenchError
+from xbench.classifier import Passes
+from xbench.registry import Registry
+from xbench.testing import (
+    check,
+    check_classifier,
+    check_dataset,
+    check_method,
+    check_metric,
+    tiny_batch,
+    tiny_classifier,
+    tiny_images,
+)
+
+
+def every(registry: Registry[Any]) -> Callable[..., Any]:
+    return pytest.mark.parametrize("name", registry.names())
+
+
+@every(METHODS)
+def test_method(name: str) -> None:
+    check_method(name)
+
+
+@every(METRICS)
+def test_metric(name: str) -> None:
+    check_metric(name)
+
+
+@every(DATASETS)
+def test_dataset(name: str) -> None:
+    check_dataset(name)
+
+
+@every(CLASSIFIERS)
+def test_classifier(name: str) -> None:
+    check_classifier(name)
+
+
+def test_check_finds_the_entry_in_any_registry() -> None:
+    assert check("random") == "method"
+    assert check("mnist") == "dataset"
+    assert check("integrated-gradients(steps=2)") == "method"
+
+
+def test_check_answers_an_unknown_name_with_the_nearest() -> None:
+    with pytest.raises(XbenchError, match="unknown entry 'gradeint': did you mean 'gradient'"):
+        check("gradeint")
+
+
+def test_a_name_of_two_kinds_is_checked_as_both() -> None:
+    with scratch_registries():
+        for registry, base in ((METHODS, Method), (CLASSIFIERS, ClassifierEntry)):
+            register(
+                registry,
+                base,
+                __doc__="Sum of the channels (own decision).",
+                __call__=lambda self, classifier, x, y, rng: x.sum(1),
+                cost=lambda self, shape: Passes(),
+                load=lambda self: tiny_classifier(),
+            )
+        assert check("made") == "method and classifier"
+
+
+def test_an_entry_without_defaults_is_checked_by_its_spec() -> None:
+    with scratch_registries():
+        register(
+            METHODS,
+            Method,
+            [("factor", float)],
+            __doc__="Scaled sum of the channels (own decision).",
+            __call__=lambda self, classifier, x, y, rng: self.factor * x.sum(1),
+            cost=lambda self, shape: Passes(),
+        )
+        with pytest.raises(XbenchError, match=r"method 'made' has no default for factor: check it as made\(factor=\.\.\.\)"):
+            check("made")
+        assert check("made(factor=2.0)") == "method"
+
+
+def test_tiny_things_are_the_same_every_time() -> None:
+    assert tiny_classifier((3, 32, 32)).weights_digest == tiny_classifier((3, 32, 32)).weights_digest
+    assert tiny_classifier(seed=1).weights_digest != tiny_classifier().weights_digest
+    classifier = tiny_classifier((3, 32, 32)).double()
+    batch = tiny_batch(5, classifier)
+    assert batch.x.equal(tiny_images(5, (3, 32, 32)).double())
+    assert len(set(batch.ids)) == len(batch) == len(batch.boxes or []) == 5
+    assert batch.target.equal(classifier.probabilities(batch.x).argmax(1))
