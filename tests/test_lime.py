@@ -10,9 +10,9 @@ from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 from torch import nn
-from xbench.methods.lime import Lime, superpixels, weighted_ridge
 
 from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench.methods.lime import Lime, superpixels, weighted_ridge
 from xbench.testing import tiny_classifier, tiny_images
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from torch import nn
-from xbench.methods.mp import MeaningfulPerturbation, shifted
 
 from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench.methods.mp import MeaningfulPerturbation, shifted
 from xbench.ops.blur import gaussian_blur
 from xbench.testing import tiny_classifier, tiny_images
 

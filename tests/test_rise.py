@@ -6,9 +6,9 @@ import pytest
 import torch
 from skimage.transform import resize
 from torch import nn
-from xbench.methods.rise import Rise, random_masks
 
 from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench.methods.rise import Rise, random_masks
 from xbench.testing import tiny_classifier, tiny_images
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from xbench.methods.sliding_patch import SlidingPatch
 
 from xbench import METHODS, Classifier, ImageRandom, NotApplicable, XbenchError
+from xbench.methods.sliding_patch import SlidingPatch
 from xbench.testing import tiny_classifier, tiny_images
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]
