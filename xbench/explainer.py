@@ -25,7 +25,7 @@ class MapStore(Protocol):
 
 
 class States(Protocol):
-    """Where trained networks come from."""
+    """Where trained networks come from, each with the digest of its weights."""
 
     def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]: ...
     def fit(self, method: TrainedMethod, classifier: Classifier, seed: int) -> tuple[nn.Module, str]: ...
@@ -36,7 +36,7 @@ class Explainer:
     """A method bound to everything it needs.
 
     Args:
-        method: the hyper-parameters.
+        method: the hyper-parameters; those with a default by the image shape are filled in.
         classifier: whose decision is explained.
         seed: the run's seed; draws are keyed by it, the method's own seed and the image id.
         states: where a trained method's network is found or fitted.
@@ -50,6 +50,9 @@ class Explainer:
     states: States | None = None
     store: MapStore | None = None
     refit_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", self.method.resolved(self.classifier.shape))
 
     def __call__(self, x: Images, y: Labels, ids: Sequence[str]) -> Maps:
         """Fresh maps (b, h, w) of any images, drawn with the random numbers of ``ids``; never stored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ class Method(Entry):
     Class attributes:
         control: True for a map that does not ask the classifier; shown on every board and never ranked.
         iterative: True if rounding is amplified (optimisation), so that batch invariance is checked in float64.
-        stochastic: True if the map depends on draws; such a method has a parameter ``seed``, added to the run's.
         label: what the papers call it.
     """
 
@@ -43,6 +42,13 @@ class Method(Entry):
         """Why the method cannot explain this classifier, or None."""
         return None
 
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same method with every parameter that has its default by the image shape filled in; itself if it has none.
+
+        Explainers and checkpoints are keyed by the resolved method, so that two specs of one computation share its maps.
+        """
+        return self
+
     def at_upsample(self, m: int) -> Method | None:
         """The same method with its masks on a grid of 1/m of the image, or None if it has no mask grid."""
         return None
@@ -56,6 +62,7 @@ class TrainedMethod(Method):
     """A method with a network of its own, trained once for a classifier and a dataset.
 
     Its hyper-parameters include the recipe (``epochs``, ``lr``, ``batch``), so that they are part of every result's key.
+    `xbench.training` holds the loop; an entry says what its network, its loss and its maps are.
     """
 
     epochs: Any = 1
@@ -64,12 +71,16 @@ class TrainedMethod(Method):
     refit: ClassVar[dict[str, Any]] = {}
     """The reduced recipe with which the randomisation check fits the method anew on every randomised classifier."""
 
+    def trained_as(self) -> Self:
+        """The method whose network this one uses: parameters that change only the map set back to their defaults."""
+        return self
+
     def network(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """A new network for images of shape (c, h, w) and ``classes`` logits."""
+        """A new network for images of shape (c, h, w) and ``classes`` logits; the loop seeds torch's initialisation."""
         raise NotImplementedError
 
     def loss(self, network: nn.Module, classifier: Classifier, x: Images, rng: ImageRandom) -> Tensor:
-        """The training loss of a batch, a scalar."""
+        """The training loss of a batch, a scalar, averaged over its images; ``rng`` gives other draws in every step."""
         raise NotImplementedError
 
     def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:

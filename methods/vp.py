@@ -1,0 +1,169 @@
+"""VP: variational perturbations, and the parts that nVP shares with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xbench.classifier import Classifier, Passes
+from xbench.method import METHODS, Method, TrainedMethod, default_upsample
+from xbench.ops.fill import Fill, make_fill
+from xbench.ops.topk import soft_topk_masks
+from xbench.rng import ImageRandom
+from xbench.types import Images, Labels, Maps
+
+
+@dataclass(frozen=True)
+class MaskExplainer(TrainedMethod):
+    """A network that scores every cell of a grid, trained so that the best-scored pixels alone keep the prediction.
+
+    What `vp` and `nvp`, which describe the parameters, have in common.
+    """
+
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1, "width": 4}
+    refit: ClassVar[dict[str, Any]] = {"epochs": 2}
+
+    upsample: int | None = None
+    baseline: Fill = "gray"
+    eps: float = 0.03
+    epochs: int = 10
+    lr: float = 1e-3
+    batch: int = 64
+    width: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.upsample not in (None, 1, 2, 4, 8, 16):
+            raise ValueError(f"upsample must be 1, 2, 4, 8 or 16, got {self.upsample}")
+        for name in ("eps", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("epochs", "batch", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """With the grid that belongs to the image size."""
+        return self.replace(upsample=self.upsample or default_upsample(shape))
+
+    def at_upsample(self, m: int) -> Method:
+        """The same method with cells of m pixels; a network of its own."""
+        return self.replace(upsample=m)
+
+    def sweeps(self, shape: tuple[int, int, int]) -> dict[str, list[Method]]:
+        """The cell sizes of the paper: 4, 8 and 16 px, below 64 px 1, 2 and 4."""
+        m = default_upsample(shape)
+        return {"upsample": [self.at_upsample(size) for size in (m // 2, m, 2 * m)]}
+
+    def fit_cost(self, shape: tuple[int, int, int]) -> Passes:
+        """The clean and the masked image, the latter with a gradient."""
+        return Passes(forward=2, backward=1)
+
+    def divergence(self, classifier: Classifier, x: Images, field: Maps, rng: ImageRandom) -> Tensor:
+        """KL(p(x) || p(x masked)) in nats, averaged over the images.
+
+        The mask keeps the share k of the pixels where ``field`` (b, h/m, w/m), upsampled, is largest; k ~ U(0, 1) for every
+        image (own decision: the paper draws one for the batch, which makes the loss of an epoch too noisy to choose by).
+        """
+        ratio = rng.uniform("ratio", ()).to(x)
+        mask = soft_topk_masks(upsampled(field, x), ratio, self.eps)
+        fill = make_fill(self.baseline, x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        with torch.no_grad():
+            clean = classifier(x).log_softmax(1)
+        masked = classifier(torch.lerp(fill, x, mask)).log_softmax(1)
+        divergence: Tensor = F.kl_div(masked, clean, reduction="batchmean", log_target=True)
+        return divergence
+
+
+@METHODS.register("vp")
+@dataclass(frozen=True)
+class Vp(MaskExplainer):
+    """Variational perturbations: a network gives the mean and the variance of a Gaussian mask score per cell.
+
+    ICLR 2022 submission "Variational Perturbations for Visual Feature Attribution". Training draws s0 = mu + sqrt(nu) noise,
+    upsamples it bilinearly, keeps the k best pixels by SOFT top-k and minimises KL(p(x) || p(x masked)) + beta reg, where
+    reg = -1/2 sum(1 + log nu - mu^2 - nu) is the KL divergence of the posterior from N(0, I), averaged over the images. The map
+    is the upsampled mean, unbounded; explaining takes no classifier pass.
+
+    The network has 3x3 convolutions, 5 below 64 px and 12 above as in the paper, with batch norm and ReLU except on the last;
+    the first log2(m) have stride 2 (own decisions where the paper is silent).
+
+    Args:
+        upsample: size m of a grid cell in pixels, one of 1, 2, 4, 8, 16; None: 8 as in the paper, 2 below 64 px.
+        baseline: what replaces the removed pixels in training. The paper blurs or adds noise; the constant ``gray`` is an own
+            decision: a metric that fills with another image than the training did finds a much worse map.
+        eps: temperature of the SOFT top-k mask; sharper below (own decision).
+        epochs, lr, batch: the training recipe (own decision; the paper has Adam and names no learning rate).
+        width: channels of the hidden layers (own decision; not in the paper).
+        seed: of the training: each seed is a network of its own.
+        beta: weight of reg times the number of pixels; None: 1/100 as in the paper, 1/1000 below 64 px as there for MNIST.
+        output: ``mean``, or ``std``: the standard deviation of the upsampled score, the paper's uncertainty map.
+    """
+
+    label: ClassVar[str] = "VP"
+
+    beta: float | None = None
+    output: Literal["mean", "std"] = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta is not None and self.beta < 0:
+            raise ValueError(f"beta must not be negative, got {self.beta}")
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """With the grid and the beta that belong to the image size."""
+        default = 1e-3 if shape[-1] < 64 else 1e-2
+        return super().resolved(shape).replace(beta=default if self.beta is None else self.beta)
+
+    def trained_as(self) -> Self:
+        """Both outputs are read from one network."""
+        return self.replace(output="mean")
+
+    def network(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Images (b, c, h, w) to mean and log variance (b, 2, h/m, w/m)."""
+        return mask_network(self, shape, 2)
+
+    def loss(self, network: nn.Module, classifier: Classifier, x: Images, rng: ImageRandom) -> Tensor:
+        """The divergence of a sampled field plus beta reg."""
+        assert self.beta is not None, "the loop trains resolved methods"
+        mu, log_nu = network(x).unbind(1)
+        field = mu + torch.exp(log_nu / 2) * rng.normal("field", mu.shape[1:]).to(mu)
+        reg: Tensor = -0.5 * (1 + log_nu - mu.square() - log_nu.exp()).sum((1, 2)).mean()
+        return self.divergence(classifier, x, field, rng) + self.beta / x[0, 0].numel() * reg
+
+    def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:
+        """The upsampled mean, or the standard deviation of the upsampled field."""
+        mu, log_nu = network(x).unbind(1)
+        return upsampled(mu, x) if self.output == "mean" else upsampled(log_nu.exp(), x, squared=True).sqrt()
+
+
+def mask_network(method: MaskExplainer, shape: tuple[int, int, int], channels: int) -> nn.Sequential:
+    """3x3 convolutions with batch norm and ReLU down to the method's grid; the last one linear with ``channels`` outputs."""
+    assert method.upsample is not None, "the loop trains resolved methods"
+    layers = 5 if shape[-1] < 64 else 12
+    halvings = method.upsample.bit_length() - 1
+    network = nn.Sequential()
+    width = shape[0]
+    for i in range(layers - 1):
+        conv = nn.Conv2d(width, method.width, 3, stride=2 if i < halvings else 1, padding=1, bias=False)
+        network.extend([conv, nn.BatchNorm2d(method.width), nn.ReLU()])
+        width = method.width
+    return network.append(nn.Conv2d(width, channels, 3, padding=1))
+
+
+def upsampled(field: Maps, x: Images, *, squared: bool = False) -> Maps:
+    """A field (b, rows, columns) bilinearly at the size of ``x`` (half-pixel centres), (b, h, w), as R field C^T.
+
+    With ``squared`` weights, variances of independent cells become those of the upsampled field.
+    """
+    rows, columns = (
+        F.interpolate(torch.eye(n, dtype=field.dtype, device=field.device)[None], size=size, mode="linear")[0]
+        for n, size in zip(field.shape[1:], x.shape[2:], strict=True)
+    )
+    if squared:
+        rows, columns = rows.square(), columns.square()
+    return rows.mT @ field @ columns
