@@ -1,0 +1,45 @@
+"""The files of a board."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from xbench.board.board import Board
+from xbench.board.figures import rank_figure
+from xbench.board.markdown import markdown
+from xbench.errors import XbenchError
+
+
+def write(board: Board, folder: Path, name: str) -> list[Path]:
+    """Writes a board into ``folder`` (made if needed) and returns the paths written; the same results give the same bytes.
+
+    ``<name>.md`` is the page, ``<name>.csv`` the summary, ``<name>-images.csv`` the score of every image (6 significant
+    digits); if any method is ranked, ``<name>-ranks.png`` and ``.svg`` are the rank matrix. A file appears whole or not at all.
+
+    Raises XbenchError if a file cannot be written.
+    """
+    contents = {
+        f"{name}.csv": board.summary.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
+        f"{name}-images.csv": board.images.to_csv(index=False, float_format="%.6g", na_rep="nan", lineterminator="\n").encode(),
+    }
+    if len(board.ranks.mean):
+        contents[f"{name}-ranks.png"] = rank_figure(board, "png")
+        contents[f"{name}-ranks.svg"] = rank_figure(board, "svg")
+    # The page comes last: what it links to is there when it appears.
+    contents[f"{name}.md"] = markdown(board, name).encode()
+    return [_write(folder / file, content) for file, content in contents.items()]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise XbenchError(f"{path} cannot be written: {error.strerror}") from error
+    return path
