@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Outcome
 from PIL import Image
-
-from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from tests.conftest import ROOT, Outcome
+from conftest import ROOT, Outcome
 
 SUITE = """
 title = "Test"
@@ -128,7 +127,7 @@ def test_a_failing_method_is_a_hole_on_the_board_and_the_others_go_on(tmp_path: 
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_board(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, ["gradient", "random", "mp", "rise", "sliding-patch"], images=100)
+    suite = write_suite(tmp_path, ["gradient", "random", "mp(iterations=30)", "rise(masks=200)", "sliding-patch"], images=100)
     assert call("run", "--suite", suite, "--store", tmp_path / "whole").returncode == 0
     store = tmp_path / "killed"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -171,17 +171,17 @@ def fit_to_file(
 
 
 class Checkpoints:
-    """The trained networks of one dataset: those that ship with xbench or lie on ``XBENCH_PATH``, and those in ``folder``.
+    """The trained networks of one dataset: those that ship with xbench or lie on ``XBENCH_PATH``, and those in ``folders``.
 
     Args:
         dataset: on whose ``train`` part the methods are trained.
-        folder: of the user's own checkpoints; ``fit`` writes there.
+        folders: of the user's own checkpoints; ``fit`` writes to the last.
     """
 
-    def __init__(self, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, *folders: Path) -> None:
         self.dataset = dataset
         methods = importlib.import_module("xbench.methods")
-        self.folders = [*(Path(path) / "checkpoints" for path in methods.__path__), folder]
+        self.folders = [*(Path(path) / "checkpoints" for path in methods.__path__), *folders]
         self._networks: dict[object, tuple[nn.Module, str]] = {}
 
     def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]:

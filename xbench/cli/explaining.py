@@ -103,13 +103,13 @@ def draw(x: Tensor, maps: Sequence[Maps], titles: Sequence[str], title: str, pat
 
     figure = Figure(figsize=(2.6 * (1 + len(maps)) + 0.8, 3.1), layout="constrained")
     panels = figure.subplots(1, 1 + len(maps), squeeze=False)[0]
-    gray = x.mean(0)
-    panels[0].imshow(x.permute(1, 2, 0) if len(x) == 3 else gray, cmap="gray", vmin=0, vmax=1)
+    gray = x.mean(0).numpy()
+    panels[0].imshow(x.permute(1, 2, 0).numpy() if len(x) == 3 else gray, cmap="gray", vmin=0, vmax=1)
     panels[0].set_title(title, fontsize=9)
     shade = None
     for panel, values, text in zip(panels[1:], maps, titles, strict=True):
         panel.imshow(gray, cmap="gray", vmin=0, vmax=1)
-        shade = panel.imshow(signed(values[None])[0], cmap="seismic", vmin=-1, vmax=1, alpha=0.6)
+        shade = panel.imshow(signed(values[None])[0].numpy(), cmap="seismic", vmin=-1, vmax=1, alpha=0.6)
         panel.set_title(text, fontsize=9, parse_math=False)
     for panel in panels:
         panel.set_axis_off()

@@ -19,10 +19,12 @@ def fit(
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset whose training part is used.")] = "mnist",
     classifier: Annotated[str, typer.Option("--classifier", "-c", help="Classifier to explain.")] = "mnist-cnn",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the network; by default the user's cache.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Trains a trained method's network, so that runs find it. A stopped fit goes on after its last epoch."""
+    """Trains a trained method's network, so that runs find it. A stopped fit goes on after its last epoch.
+
+    The seed is a parameter of the method: xbench fit 'vp(seed=1)'.
+    """
     from xbench.method import METHODS, TrainedMethod
     from xbench.run.plan import check_match, load_classifier
     from xbench.store import user_cache
@@ -37,7 +39,7 @@ def fit(
     train = DATASETS.make(dataset).load("train")
     check_match(train, model)
     with _FitProgress(console) as progress:
-        path = fit_to_file(entry, model, train, seed, out or user_cache() / "checkpoints", progress.step)
+        path = fit_to_file(entry, model, train, 0, out or user_cache() / "checkpoints", progress.step)
     _say(f"written: {path}")
 
 

@@ -17,7 +17,7 @@ from xbench.registry import digest
 from xbench.result import Result
 from xbench.rng import ImageRandom
 from xbench.run.suite import Draws, MetricRun, Suite
-from xbench.store import PART_IMAGES, Store
+from xbench.store import PART_IMAGES, Store, user_cache
 from xbench.subset import DATASETS, Subset
 from xbench.training import Checkpoints
 
@@ -129,7 +129,8 @@ def make_plan(
     dataset = DATASETS.make(suite.dataset)
     subset = dataset.load("evaluation")
     check_match(subset, classifier)
-    bound = Plan(suite, classifier, subset, Checkpoints(dataset, store.root / "checkpoints"), store, limit)
+    checkpoints = Checkpoints(dataset, user_cache() / "checkpoints", store.root / "checkpoints")
+    bound = Plan(suite, classifier, subset, checkpoints, store, limit)
     chosen = list(methods) or (METHODS.names() if suite.methods == "all" else suite.methods)
     specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
     cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]

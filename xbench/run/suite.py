@@ -80,7 +80,9 @@ def load_suite(name: str) -> Suite:
 
 
 def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key is also a missing one; the misspelling is what helps.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']}"
