@@ -30,7 +30,7 @@ def page() -> str:
         parts.append(_entry(cls, f"Cost: {small} at 28 px, {large} at 224 px{_kind(cls)}."))
     parts.append("## Metrics\n")
     for metric in METRICS:
-        cells = [(f"`{c.name}`", c.title, c.unit or "-", _direction(c.higher_is_better)) for c in metric.columns]
+        cells = [(f"`{c.name}`", c.title, c.unit or "-", _direction(c.higher_is_better)) for c in metric().columns]
         rows = "".join(f"| {' | '.join(row)} |\n" for row in cells)
         parts.append(_entry(metric, f"| column | score | unit | better |\n|---|---|---|---|\n{rows}"))
     for title, registry in (("Datasets", DATASETS), ("Classifiers", CLASSIFIERS)):

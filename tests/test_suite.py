@@ -47,6 +47,7 @@ def test_the_robustness_suite_is_the_stated_one() -> None:
         (("size = 5", "sizes = 5"), "unknown key 'metrics.0.draws.sizes': did you mean 'size'?"),
         (("images = 10", "images = 0"), "metrics.0.images: Input should be greater than 0"),
         (("title =", "title"), "cannot be read"),
+        (("[[metrics]]", '[[metrics]]\nspec = "deletion"\n[[metrics]]'), "metrics: Value error, 'deletion' is listed twice"),
         (('dataset = "mnist"', "dataset = 3"), "dataset: Input should be a valid string"),
     ],
 )

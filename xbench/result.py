@@ -48,9 +48,9 @@ class Result:
 
 
 def encode(value: Any) -> Any:
-    """NaN and infinities as strings, recursively, so that result files are strict JSON."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    """Floats with 7 significant digits (float32 has no more), NaN and infinities as strings, so that files are strict JSON."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
     if isinstance(value, dict):
         return {k: encode(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -59,7 +59,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of ``encode`` for score lists."""
+    """Score lists as they were before ``encode``, to 7 digits."""
     if isinstance(value, str):
         return float(value)
     if isinstance(value, dict):

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from xbench.errors import XbenchError
+from xbench.files import atomic
 from xbench.registry import digest
 from xbench.result import decode, encode
 from xbench.types import Maps
-from xbench.weights import atomic, load_weights, save_weights
+from xbench.weights import load_weights, save_weights
 
 PART_IMAGES = 50
 """Images per part: the most work that a kill can cost a cell."""
@@ -40,8 +41,9 @@ class Store:
     """Results and maps below one folder.
 
     Args:
-        root: the folder; made if it does not exist, unless ``create`` is False.
+        root: the folder, made if it does not exist.
         report: gets one line for everything unusual, such as a damaged file that is computed again.
+        create: False for a store that is only read.
 
     Raises XbenchError if the folder cannot be made or (with ``create=False``) does not exist.
     """
@@ -49,6 +51,7 @@ class Store:
     def __init__(self, root: Path, report: Callable[[str], None] = print, *, create: bool = True) -> None:
         self.root = root
         self.report = report
+        self._writes = create
         self._index: dict[Path, dict[str, Path]] = {}
         if create:
             try:
@@ -146,7 +149,8 @@ class Store:
         if kept is None:
             kept = requested or default
             forms[name] = {"batch_size": kept}
-            self._write(path, forms)
+            if self._writes:
+                self._write(path, forms)
         if requested not in (None, kept):
             raise XbenchError(
                 f"store {self.root} was begun with batch size {kept} on {device}; {requested} was asked for: "
@@ -175,7 +179,7 @@ class Store:
         content = encode(content)
         try:
             with atomic(path) as temporary:
-                temporary.write_text(json.dumps({**content, "sha256": digest(content)}) + "\n")
+                temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from xbench.errors import XbenchError
+from xbench.files import atomic
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -53,18 +51,3 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     if state_digest(state) != expected:
         raise XbenchError(f"weights file {path} is damaged: its tensors do not have the sha256 {expected[:12]}... it declares")
     return state, about, expected
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that replaces ``path`` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

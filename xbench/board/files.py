@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from xbench.board.board import Board
 from xbench.board.figures import rank_figure
 from xbench.board.markdown import markdown
 from xbench.errors import XbenchError
+from xbench.files import atomic
 
 
 def write(board: Board, folder: Path, name: str) -> list[Path]:
@@ -33,13 +32,9 @@ def write(board: Board, folder: Path, name: str) -> list[Path]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise XbenchError(f"{path} cannot be written: {error.strerror}") from error
     return path

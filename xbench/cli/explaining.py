@@ -98,8 +98,8 @@ def draw(x: Tensor, maps: Sequence[Maps], titles: Sequence[str], title: str, pat
     """
     from matplotlib.figure import Figure
 
+    from xbench.files import atomic
     from xbench.ops.normalise import signed
-    from xbench.weights import atomic
 
     figure = Figure(figsize=(2.6 * (1 + len(maps)) + 0.8, 3.1), layout="constrained")
     panels = figure.subplots(1, 1 + len(maps), squeeze=False)[0]

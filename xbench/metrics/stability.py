@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class Stability(Metric):
             raise ValueError(f"random_calls must be at least 1, got {self.random_calls}")
         if self.calls < 0:
             raise ValueError(f"calls must be at least 0, got {self.calls}")
+        # The titles say how many evaluations the lower bound is from: set on the instance, over the class's general ones.
+        titled = [
+            dataclasses.replace(c, title=f"{c.title} from {self.random_calls + self.calls} evaluations") for c in self.columns
+        ]
+        object.__setattr__(self, "columns", tuple(titled))
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The ratios (b,) and the running maxima (b, random_calls + calls)."""

@@ -43,6 +43,15 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
     seed: int = 0
     metrics: list[MetricRun] = pydantic.Field(min_length=1)
 
+    @pydantic.field_validator("metrics")
+    @classmethod
+    def _different(cls, metrics: list[MetricRun]) -> list[MetricRun]:
+        specs = [run.spec for run in metrics]
+        twice = next((spec for spec in specs if specs.count(spec) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is listed twice")
+        return metrics
+
     def on(self, dataset: str | None, classifier: str | None) -> Suite:
         """The suite on another dataset (with the classifier that belongs to it) or classifier; its name says so."""
         if dataset is None and classifier is None:
