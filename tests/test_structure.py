@@ -17,7 +17,7 @@ TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")])
 
 # From the bottom up. A module imports from the layers below its own and from its own group, never from a group beside it.
 LAYERS: list[list[set[str]]] = [
-    [{"errors"}, {"types"}, {"__init__"}, {"suites"}],
+    [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
     [{"ops"}, {"weights"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
     [{"perturb", "training"}],
