@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         classes: number of logits k.
         label_space: name of the meaning of the logits, for instance ``"imagenet-1k"``; a subset with another is refused.
         mean, std: per-channel normalisation in [0, 1] pixel units.
-        cam_layer: dotted name of the last convolution, or None if there is none.
+        cam_layer: dotted name of the layer whose output are the last convolution's feature maps, or None if there are none.
         stages: layer names to randomise, from the output down to the input, grouped as in the papers.
     """
 
@@ -124,8 +124,13 @@ class Classifier(nn.Module):
 
     @functools.cached_property
     def weights_digest(self) -> str:
-        """sha256 over every parameter and buffer and the normalisation: what identifies the classifier in a result's key."""
+        """sha256 over every parameter and buffer and the normalisation: what identifies the function that is explained."""
         return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a result's key holds of the classifier: its weights, and the layers that methods and metrics ask it for."""
+        return [self.weights_digest, self.cam_layer, self.stages]
 
     def target_layer(self) -> nn.Module:
         """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""

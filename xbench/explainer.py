@@ -83,7 +83,7 @@ class Explainer:
     def key(self) -> str:
         """What identifies this explainer's maps: method, classifier's weights, trained state, seed."""
         state = self._state(self.method)[1] if isinstance(self.method, TrainedMethod) else None
-        return digest([self.method.identity, self.classifier.weights_digest, state, self.seed, str(self.classifier.mean.dtype)])
+        return digest([self.method.identity, self.classifier.identity, state, self.seed, str(self.classifier.mean.dtype)])
 
     def using(self, method: Method) -> Explainer:
         """The same binding with another method (other hyper-parameters)."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from xbench.errors import XbenchError
-from xbench.files import atomic
+from xbench.files import atomic, check_writable
 from xbench.registry import digest
 from xbench.result import decode, encode
 from xbench.types import Maps
@@ -55,9 +55,7 @@ class Store:
         self._index: dict[Path, dict[str, Path]] = {}
         if create:
             try:
-                with atomic(root / ".writable"):
-                    pass
-                (root / ".writable").unlink()
+                check_writable(root)
             except OSError as error:
                 raise StoreError(f"store {root} cannot be written: {error.strerror}; choose another with --store") from error
         elif not root.is_dir():

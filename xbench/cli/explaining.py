@@ -92,29 +92,29 @@ def read_image(image: str, classifier: Classifier) -> tuple[Tensor, str]:
 
 
 def draw(x: Tensor, maps: Sequence[Maps], titles: Sequence[str], title: str, path: Path) -> None:
-    """A row of panels: the image (c, h, w), then every map (h, w) over it, red for, blue against the class.
+    """Panels, at most five a row: the image (c, h, w), then every map (h, w) over it, min-max normalised as in the metrics.
 
-    Each map is divided by its largest absolute value. Raises XbenchError if ``path`` cannot be written.
+    Raises XbenchError if ``path`` cannot be written.
     """
+    import torch
     from matplotlib.figure import Figure
 
     from xbench.files import atomic
-    from xbench.ops.normalise import signed
+    from xbench.ops.normalise import minmax
 
-    figure = Figure(figsize=(2.6 * (1 + len(maps)) + 0.8, 3.1), layout="constrained")
-    panels = figure.subplots(1, 1 + len(maps), squeeze=False)[0]
+    columns, rows = min(5, 1 + len(maps)), -(-(1 + len(maps)) // 5)
+    figure = Figure(figsize=(2.2 * columns + 0.9, 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     gray = x.mean(0).numpy()
     panels[0].imshow(x.permute(1, 2, 0).numpy() if len(x) == 3 else gray, cmap="gray", vmin=0, vmax=1)
     panels[0].set_title(title, fontsize=9)
-    shade = None
-    for panel, values, text in zip(panels[1:], maps, titles, strict=True):
+    for panel, values, text in zip(panels[1:], minmax(torch.stack(list(maps))), titles, strict=False):
         panel.imshow(gray, cmap="gray", vmin=0, vmax=1)
-        shade = panel.imshow(signed(values[None])[0].numpy(), cmap="seismic", vmin=-1, vmax=1, alpha=0.6)
+        shade = panel.imshow(values.numpy(), cmap="turbo", vmin=0, vmax=1, alpha=0.6)
         panel.set_title(text, fontsize=9, parse_math=False)
     for panel in panels:
         panel.set_axis_off()
-    if shade is not None:
-        figure.colorbar(shade, ax=panels[-1], shrink=0.8, label="attribution / max |attribution|")
+    figure.colorbar(shade, ax=list(panels), shrink=0.8, label="attribution, least to most")
     try:
         with atomic(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xbench.cli.common import DeviceOption, console
 from xbench.errors import XbenchError
+from xbench.files import check_writable
 
 
 def fit(
@@ -38,8 +39,10 @@ def fit(
     model = load_classifier(classifier, device)
     train = DATASETS.make(dataset).load("train")
     check_match(train, model)
+    folder = out or user_cache() / "checkpoints"
+    check_writable(folder)
     with _FitProgress(console) as progress:
-        path = fit_to_file(entry, model, train, 0, out or user_cache() / "checkpoints", progress.step)
+        path = fit_to_file(entry, model, train, 0, folder, progress.step)
     _say(f"written: {path}")
 
 
@@ -57,6 +60,7 @@ def fit_classifier(
     if not isinstance(entry, TrainableClassifier):
         recipes = ", ".join(cls.name for cls in CLASSIFIERS if issubclass(cls, TrainableClassifier))
         raise XbenchError(f"classifier {entry.spec!r} has no training recipe; with one: {recipes}")
+    check_writable(out.parent)
     dataset = DATASETS.make(entry.dataset)
     accuracy = entry.fit(dataset.load("train"), dataset.load("test"), out, seed=seed, epochs=epochs, report=_say)
     _say(f"accuracy on {dataset.spec}:test {accuracy:.4f}; written: {out}")

@@ -156,7 +156,7 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
             "metric": metric.identity,
             "method": method.resolved(classifier.shape).identity,
             "checkpoints": states,
-            "classifier": classifier.weights_digest,
+            "classifier": classifier.identity,
             "images": plan.subset.digest(ids),
             "target": "predicted",
             "precision": "float32",
