@@ -68,6 +68,10 @@ class Metric(Entry):
         """
         return []
 
+    def fits(self, method: Method, classifier: Classifier) -> int:
+        """How often a cell trains the method anew with its reduced recipe, whatever the number of images."""
+        return 0
+
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """Why the metric has no value for this method, or None."""
         return None

@@ -198,7 +198,7 @@ class Checkpoints:
     def _load(
         self, method: TrainedMethod, classifier: Classifier, seed: int, otherwise: Callable[[Recipe], Path]
     ) -> tuple[nn.Module, str]:
-        recipe = Recipe(method, classifier, self._train_part, seed)
+        recipe = Recipe(method, classifier, self.train, seed)
         slot = (recipe.method, classifier.weights_digest, seed, classifier.device, classifier.gray.dtype)
         if slot not in self._networks:
             paths = [folder / recipe.file for folder in self.folders]
@@ -215,7 +215,8 @@ class Checkpoints:
         return self._networks[slot]
 
     @functools.cached_property
-    def _train_part(self) -> Subset:
+    def train(self) -> Subset:
+        """The images that the networks are trained on; NotApplicable if the dataset has no training part."""
         try:
             return self.dataset.load("train")
         except XbenchError as error:

@@ -89,6 +89,10 @@ class Randomisation(Metric):
         """The method on the intact classifier; a trained method is fitted anew instead."""
         return [] if isinstance(method, TrainedMethod) else [method]
 
+    def fits(self, method: Method, classifier: Classifier) -> int:
+        """A trained method: one fit per stage, and two on the intact classifier."""
+        return len(self._layers(classifier)) + 2 if isinstance(method, TrainedMethod) else 0
+
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """``classifier declares no stages`` if it has no layers to randomise."""
         return None if classifier.stages else "classifier declares no stages"

@@ -78,9 +78,19 @@ class Plan:
         """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
         if cell.done:
             return Passes()
+        shape = self.classifier.shape
         each = cell.metric.cost(cell.method, self.classifier)
-        shared = (m.cost(self.classifier.shape) for m in cell.metric.explains(cell.method, self.classifier))
-        return sum(shared, Passes()) * -cell.images_left + each * cell.images_left
+        shared = sum((m.cost(shape) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
+        return (each - shared) * cell.images_left + self._fit_passes(cell)
+
+    def _fit_passes(self, cell: Cell) -> Passes:
+        """Classifier passes of the trainings within a cell."""
+        fits = cell.metric.fits(cell.method, self.classifier)
+        if not fits or not isinstance(cell.method, TrainedMethod):
+            return Passes()
+        reduced = cell.method.replace(**cell.method.refit)
+        images = fits * reduced.epochs * len(self.checkpoints.train)
+        return reduced.fit_cost(self.classifier.shape) * images
 
     def map_passes(self, cells: Sequence[Cell]) -> Passes:
         """Passes for the stored maps that the cells read, each made once however many of them read it."""
