@@ -89,7 +89,7 @@ class Plan:
         if not fits or not isinstance(cell.method, TrainedMethod):
             return Passes()
         reduced = cell.method.replace(**cell.method.refit)
-        images = fits * reduced.epochs * len(self.checkpoints.train)
+        images: int = fits * reduced.epochs * len(self.checkpoints.train)
         return reduced.fit_cost(self.classifier.shape) * images
 
     def map_passes(self, cells: Sequence[Cell]) -> Passes:
