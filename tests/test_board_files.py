@@ -95,7 +95,7 @@ def test_a_method_is_called_by_its_label_where_that_is_clear() -> None:
         [cells(line)[0] for line in page.splitlines() if line.startswith("|")][2:7] for page in page.split("## Ranks")
     )
     assert sorted(scores) == ["MP", "MP: mp(steps=9)", "SP: sliding-patch", "VP", "own"]
-    assert sorted(ranks) == ["SP", "VP", "mp", "mp(steps=9)", "own"]
+    assert sorted(ranks) == ["MP", "MP(steps=9)", "SP", "VP", "own"]
 
 
 def test_methods_on_different_images_are_pointed_out() -> None:

@@ -24,10 +24,11 @@ def cut(text: str) -> str:
 
 
 def short_names(summary: pd.DataFrame) -> dict[str, str]:
-    """What each method is called where space is short: its label if no other method has the same one, else its spec."""
+    """What each method is called where space is short: its label with its parameters; its spec if that would be ambiguous."""
     labels = summary.groupby("method", sort=False)["label"].first()
-    counts = labels.value_counts()
-    return {str(m): str(label if label and counts[label] == 1 else m) for m, label in labels.items()}
+    names = {str(m): f"{label}{''.join(str(m).partition('(')[1:])}" if label else str(m) for m, label in labels.items()}
+    taken = list(names.values())
+    return {method: name if taken.count(name) == 1 else method for method, name in names.items()}
 
 
 def decimals(means: Iterable[float]) -> int:

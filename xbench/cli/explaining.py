@@ -23,7 +23,9 @@ def explain(
     image: Annotated[str, typer.Argument(help="An image file, or DATASET/ID such as mnist/0047.")],
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Method, by spec; may be repeated.")] = None,
     classifier: Annotated[str, typer.Option("--classifier", "-c", help="Classifier, by spec.")] = "mnist-cnn",
-    dataset: Annotated[str, typer.Option("--dataset", help="Dataset that trained methods were fitted on.")] = "mnist",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Dataset that trained methods were fitted on; by default the classifier's.")
+    ] = None,
     target: Annotated[int | None, typer.Option("--target", help="Class to explain; the predicted one by default.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("explanation.png"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
@@ -33,7 +35,7 @@ def explain(
     import torch
 
     from xbench.explainer import Explainer
-    from xbench.method import METHODS
+    from xbench.method import METHODS, TrainedMethod
     from xbench.run.plan import load_classifier
     from xbench.store import user_cache
     from xbench.subset import DATASETS
@@ -46,12 +48,17 @@ def explain(
     x, name = read_image(image, model)
     probabilities = model.probabilities(x)
     y = probabilities.argmax(1) if target is None else torch.tensor([target], device=x.device)
-    states = Checkpoints(DATASETS.make(dataset), user_cache() / "checkpoints")
+    trained_on = dataset or next((cls.name for cls in DATASETS if cls.classifier == model.name), None)
+    states = Checkpoints(DATASETS.make(trained_on), user_cache() / "checkpoints") if trained_on else None
     maps = []
     for entry in methods:
         reason = entry.not_applicable(model)
         if reason:
             raise NotApplicable(f"method {entry.spec!r} cannot explain {model.name!r}: {reason}")
+        if isinstance(entry, TrainedMethod) and states is None:
+            raise XbenchError(
+                f"method {entry.spec!r} is trained on a dataset: name it with --dataset; valid: {DATASETS.names()}"
+            )
         maps.append(Explainer(entry, model, seed, states)(x, y, [name])[0].cpu())
     title = f"class {int(y)}, p = {float(probabilities[0, y]):.3f}"
     draw(x[0].cpu(), maps, [entry.spec for entry in methods], title, out)
