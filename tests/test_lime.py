@@ -5,34 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from perturbed import SHAPES, affine, assert_batch_invariant, ids
 from scipy.stats import spearmanr
 from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
-from torch import nn
 
-from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench import METHODS, ImageRandom, XbenchError
 from xbench.methods.lime import Lime, superpixels, weighted_ridge
 from xbench.testing import tiny_classifier, tiny_images
-
-SHAPES = [(1, 28, 28), (3, 32, 32)]
-
-
-def ids(count):
-    return [f"image-{i}" for i in range(count)]
-
-
-class Affine(nn.Module):
-    """Two classes with softmax probabilities q and 1 - q, q affine in the normalised image."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.bias = bias
-
-    def forward(self, z):
-        q = self.bias + (z * self.weight).sum((1, 2, 3))
-        return torch.stack([q.log(), (1 - q).log()], 1)
 
 
 def slow_lime(classifier, image, target, name, samples, segments, sigma, compactness, seed=0):
@@ -90,17 +71,7 @@ def test_a_probability_linear_in_the_superpixels_is_recovered():
     # alpha = 1 against samples * weight / 4 for independent columns.
     generator = torch.Generator().manual_seed(0)
     weight = 2e-3 * torch.randn(1, 28, 28, generator=generator, dtype=torch.float64)
-    classifier = Classifier(
-        Affine(weight, 0.5),
-        name="affine",
-        shape=(1, 28, 28),
-        classes=2,
-        label_space="two",
-        mean=[0.5],
-        std=[1.0],
-        cam_layer=None,
-        stages=[],
-    ).double()
+    classifier = affine(weight, 0.5).double()
     x = tiny_images(1).double()
     maps = Lime(samples=4000, segments=10)(classifier, x, torch.tensor([0]), ImageRandom(0, ids(1)))
     labels = superpixels(x, 10, 0, 0.1)[0]
@@ -137,28 +108,13 @@ def test_superpixels_of_digits_follow_the_image():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_size_and_repetition_change_nothing(shape):
-    method = METHODS.make("lime(samples=30, segments=20)")
-    classifier, x = tiny_classifier(shape), tiny_images(64, shape)
+    x = tiny_images(64, shape)
     # Images of other contrast have other numbers of superpixels, which the batch pads.
     x[::3] = 0.5 + 0.1 * (x[::3] - 0.5)
     x[1] = 0
-    y = torch.arange(64) % 4
-    names = ids(64)
-    state = {key: value.clone() for key, value in classifier.state_dict().items()}
-    whole = method(classifier, x, y, ImageRandom(0, names))
-    assert torch.equal(whole, method(classifier, x, y, ImageRandom(0, names)))
     counts = superpixels(x, 20, 0, 30 if shape[0] == 3 else 0.1).amax(1) + 1
     assert len(counts.unique()) > 1
-    for size in (1, 7):
-        for start in range(0, 21, size):
-            part = slice(start, start + size)
-            maps = method(classifier, x[part], y[part], ImageRandom(0, names[part]))
-            assert torch.allclose(maps, whole[part], atol=1e-5)
-    classifier.batch_size = 3
-    assert torch.allclose(method(classifier, x[:5], y[:5], ImageRandom(0, names[:5])), whole[:5], atol=1e-5)
-    assert all(torch.equal(value, state[key]) for key, value in classifier.state_dict().items())
-    assert not classifier.training
-    assert not any(module._forward_hooks or module._backward_hooks for module in classifier.modules())
+    assert_batch_invariant(METHODS.make("lime(samples=30, segments=20)"), x)
 
 
 def test_more_superpixels_than_asked_for_do_not_depend_on_the_batch():

@@ -6,45 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from perturbed import SHAPES, affine, ids
 
-from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench import METHODS, ImageRandom, XbenchError
 from xbench.methods.mp import MeaningfulPerturbation, shifted
 from xbench.ops.blur import gaussian_blur
 from xbench.testing import tiny_classifier, tiny_images
-
-SHAPES = [(1, 28, 28), (3, 32, 32)]
-
-
-def ids(count):
-    return [f"image-{i}" for i in range(count)]
-
-
-class Affine(nn.Module):
-    """Two classes with softmax probabilities q and 1 - q, q affine in the normalised image."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.bias = bias
-
-    def forward(self, z):
-        q = self.bias + (z * self.weight).sum((1, 2, 3))
-        return torch.stack([q.log(), (1 - q).log()], 1)
-
-
-def affine(weight, bias):
-    return Classifier(
-        Affine(weight, bias),
-        name="affine",
-        shape=tuple(weight.shape),
-        classes=2,
-        label_space="two",
-        mean=[0.0] * len(weight),
-        std=[1.0] * len(weight),
-        cam_layer=None,
-        stages=[],
-    )
 
 
 def slow_mp(classifier, image, target, name, cell, iterations, jitter):
@@ -98,7 +65,7 @@ def test_equals_one_image_at_a_time(parameters, cell, jitter, shape):
 
 def test_deletes_nothing_where_the_probability_does_not_change():
     maps = METHODS.make("mp")(
-        affine(torch.zeros(1, 28, 28), 0.3), tiny_images(3), torch.tensor([0, 1, 0]), ImageRandom(0, ids(3))
+        affine(torch.zeros(1, 28, 28), 0.3, mean=0.0), tiny_images(3), torch.tensor([0, 1, 0]), ImageRandom(0, ids(3))
     )
     assert maps.abs().max() < 1e-3
 
@@ -108,12 +75,12 @@ def test_deletes_what_the_probability_reads():
     weight = torch.zeros(1, 28, 28)
     weight[:, :14, :14] = 0.9 / 14**2
     x = 0.5 + 0.5 * tiny_images(2)
-    maps = MeaningfulPerturbation(fill="zero")(affine(weight, 0.05), x, torch.tensor([0, 0]), ImageRandom(0, ids(2)))
+    maps = MeaningfulPerturbation(fill="zero")(affine(weight, 0.05, mean=0.0), x, torch.tensor([0, 0]), ImageRandom(0, ids(2)))
     for read, rest in zip(maps[:, :10, :10], maps[:, 18:, 18:], strict=True):
         assert read.min() > 0.8
         assert rest.max() < 0.2
     # The other class gains from the deletion, so nothing is deleted.
-    other = MeaningfulPerturbation(fill="zero")(affine(weight, 0.05), x, torch.tensor([1, 1]), ImageRandom(0, ids(2)))
+    other = MeaningfulPerturbation(fill="zero")(affine(weight, 0.05, mean=0.0), x, torch.tensor([1, 1]), ImageRandom(0, ids(2)))
     assert other[:, :14, :14].max() < 0.1
 
 

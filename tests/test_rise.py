@@ -4,46 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from perturbed import SHAPES, affine, assert_batch_invariant, ids
 from skimage.transform import resize
-from torch import nn
 
-from xbench import METHODS, Classifier, ImageRandom, XbenchError
+from xbench import METHODS, ImageRandom, XbenchError
 from xbench.methods.rise import Rise, random_masks
 from xbench.testing import tiny_classifier, tiny_images
-
-SHAPES = [(1, 28, 28), (3, 32, 32)]
-
-
-def ids(count):
-    return [f"image-{i}" for i in range(count)]
-
-
-class Affine(nn.Module):
-    """Two classes with softmax probabilities q and 1 - q, q affine in the normalised image."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.bias = bias
-
-    def forward(self, z):
-        q = self.bias + (z * self.weight).sum((1, 2, 3))
-        return torch.stack([q.log(), (1 - q).log()], 1)
-
-
-def affine(weight, bias):
-    c = weight.shape[0]
-    return Classifier(
-        Affine(weight, bias),
-        name="affine",
-        shape=tuple(weight.shape),
-        classes=2,
-        label_space="two",
-        mean=[0.5] * c,
-        std=[1.0] * c,
-        cam_layer=None,
-        stages=[],
-    )
 
 
 def slow_masks(seed, count, cell, keep, h, w):
@@ -129,23 +95,7 @@ def test_a_mask_depends_on_its_index_only():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_size_and_repetition_change_nothing(shape):
-    method = METHODS.make("rise(masks=40)")
-    classifier, x = tiny_classifier(shape), tiny_images(64, shape)
-    y = torch.arange(64) % 4
-    names = ids(64)
-    state = {key: value.clone() for key, value in classifier.state_dict().items()}
-    whole = method(classifier, x, y, ImageRandom(0, names))
-    assert torch.equal(whole, method(classifier, x, y, ImageRandom(0, names)))
-    for size in (1, 7):
-        for start in range(0, 21, size):
-            part = slice(start, start + size)
-            maps = method(classifier, x[part], y[part], ImageRandom(0, names[part]))
-            assert torch.allclose(maps, whole[part], atol=1e-5)
-    classifier.batch_size = 3
-    assert torch.allclose(method(classifier, x[:5], y[:5], ImageRandom(0, names[:5])), whole[:5], atol=1e-5)
-    assert all(torch.equal(value, state[key]) for key, value in classifier.state_dict().items())
-    assert not classifier.training
-    assert not any(module._forward_hooks or module._backward_hooks for module in classifier.modules())
+    assert_batch_invariant(METHODS.make("rise(masks=40)"), tiny_images(64, shape))
 
 
 @pytest.mark.parametrize(

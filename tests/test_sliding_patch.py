@@ -6,44 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from perturbed import SHAPES, affine, assert_batch_invariant, ids
 
-from xbench import METHODS, Classifier, ImageRandom, NotApplicable, XbenchError
+from xbench import METHODS, ImageRandom, NotApplicable, XbenchError
 from xbench.methods.sliding_patch import SlidingPatch
 from xbench.testing import tiny_classifier, tiny_images
-
-SHAPES = [(1, 28, 28), (3, 32, 32)]
-
-
-def ids(count):
-    return [f"image-{i}" for i in range(count)]
-
-
-class Affine(nn.Module):
-    """Two classes with softmax probabilities q and 1 - q, q affine in the normalised image."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.bias = bias
-
-    def forward(self, z):
-        q = self.bias + (z * self.weight).sum((1, 2, 3))
-        return torch.stack([q.log(), (1 - q).log()], 1)
-
-
-def affine(weight, bias):
-    return Classifier(
-        Affine(weight, bias),
-        name="affine",
-        shape=tuple(weight.shape),
-        classes=2,
-        label_space="two",
-        mean=[0.5] * len(weight),
-        std=[1.0] * len(weight),
-        cam_layer=None,
-        stages=[],
-    ).double()
 
 
 def slow_values(classifier, image, target, patch, stride, fill):
@@ -85,7 +52,7 @@ def test_equals_a_loop_over_positions(spec, patch, stride, shape):
 def test_a_linear_probability_gives_the_sum_of_the_removed_contributions():
     generator = torch.Generator().manual_seed(0)
     weight = 1e-3 * torch.randn(3, 30, 24, generator=generator, dtype=torch.float64)
-    classifier, x = affine(weight, 0.5), tiny_images(2, (3, 30, 24)).double()
+    classifier, x = affine(weight, 0.5).double(), tiny_images(2, (3, 30, 24)).double()
     maps = SlidingPatch(patch=1, stride=1)(classifier, x, torch.tensor([0, 1]), ImageRandom(0, ids(2)))
     contribution = ((x - 0.5) * weight).sum(1)
     assert torch.allclose(maps[0], contribution[0], atol=1e-12)
@@ -111,23 +78,7 @@ def test_aligned_values_are_interpolated_between_patch_centres(patch, stride):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_size_and_repetition_change_nothing(shape):
-    method = METHODS.make('sliding-patch(stride=5, fill="mean-noise")')
-    classifier, x = tiny_classifier(shape), tiny_images(64, shape)
-    y = torch.arange(64) % 4
-    names = ids(64)
-    state = {key: value.clone() for key, value in classifier.state_dict().items()}
-    whole = method(classifier, x, y, ImageRandom(0, names))
-    assert torch.equal(whole, method(classifier, x, y, ImageRandom(0, names)))
-    for size in (1, 7):
-        for start in range(0, 21, size):
-            part = slice(start, start + size)
-            maps = method(classifier, x[part], y[part], ImageRandom(0, names[part]))
-            assert torch.allclose(maps, whole[part], atol=1e-5)
-    classifier.batch_size = 3
-    assert torch.allclose(method(classifier, x[:5], y[:5], ImageRandom(0, names[:5])), whole[:5], atol=1e-5)
-    assert all(torch.equal(value, state[key]) for key, value in classifier.state_dict().items())
-    assert not classifier.training
-    assert not any(module._forward_hooks or module._backward_hooks for module in classifier.modules())
+    assert_batch_invariant(METHODS.make('sliding-patch(stride=5, fill="mean-noise")'), tiny_images(64, shape))
 
 
 @pytest.mark.parametrize(
