@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT, Outcome
+from rich.console import Console
+
+from xbench.run.plan import make_plan
+from xbench.run.progress import Progress
+from xbench.run.runner import run
+from xbench.run.suite import load_suite
+from xbench.store import Store
 
 SUITE = """
 title = "Test"
@@ -124,6 +132,33 @@ def test_a_failing_method_is_a_hole_on_the_board_and_the_others_go_on(tmp_path: 
     assert len(parts(store)) == 1, "gradient's deletion is done"
     (status,) = (store / "results").rglob("status.json")
     assert "Traceback" in json.loads(status.read_text())["traceback"]
+
+
+def test_a_terminal_shows_a_bar_with_the_remaining_time(tmp_path: Path) -> None:
+    plan = make_plan(load_suite(str(write_suite(tmp_path, ["gradient", "rise(masks=20)"]))), Store(tmp_path / "store"))
+    console = Console(force_terminal=True, file=io.StringIO(), width=120)
+    with Progress(plan, (1e-4, 1e-4), console) as progress:
+        assert progress.fraction() == 0
+        results = run(plan, progress)
+        assert progress.fraction() == 1
+    assert [result.status for result in results] == ["ok", "n/a", "ok", "ok"]
+    assert "ETA" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3/3 cells" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_ctrl_c_ends_in_a_line_and_leaves_a_store_to_go_on_with(tmp_path: Path) -> None:
+    suite, store = write_suite(tmp_path, ["gradient", "mp(iterations=100000)"]), tmp_path / "store"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "xbench", "run", "--suite", str(suite), "--store", str(store)]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not list(store.rglob("part-*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert call("run", "--suite", suite, "--store", store, "-m", "gradient").returncode == 0
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_board(tmp_path: Path) -> None:

@@ -55,6 +55,3 @@ def main() -> None:
         where = "" if error.filename is None else f"{error.filename}: "
         typer.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is stored, the same command goes on from there", err=True)
-        sys.exit(130)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,16 @@ errors = Console(stderr=True)
 def warn(line: str) -> None:
     """A line on stderr about something unusual that does not stop the command."""
     errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Turns Ctrl-C into one line and exit status 130: what was finished is stored."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("stopped; what was finished is stored, the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 def command_of(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xbench.cli.common import DeviceOption, console
+from xbench.cli.common import DeviceOption, console, stoppable
 from xbench.errors import XbenchError
 from xbench.files import check_writable
 
@@ -41,7 +41,7 @@ def fit(
     check_match(train, model)
     folder = out or user_cache() / "checkpoints"
     check_writable(folder)
-    with _FitProgress(console) as progress:
+    with stoppable(), _FitProgress(console) as progress:
         path = fit_to_file(entry, model, train, 0, folder, progress.step)
     _say(f"written: {path}")
 

@@ -22,6 +22,7 @@ from xbench.cli.common import (
     command_of,
     console,
     plan_of,
+    stoppable,
     warn,
 )
 
@@ -83,7 +84,7 @@ def run(
     made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
-    with Progress(made, speed, console) as progress:
+    with stoppable(), Progress(made, speed, console) as progress:
         results = run_plan(made, progress)
     show_and_write(made.suite, results, store / "boards", command_of(suite, method, limit, dataset, classifier))
     failed = [result for result in results if result.status == "failed"]

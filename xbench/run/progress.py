@@ -86,12 +86,13 @@ class _Bar(rich.progress.Progress):
             refresh_per_second=2,
             transient=True,
         )
-        self._task_id = self.add_task("starting", total=1.0, cells="")
+        self.add_task("starting", total=1.0, cells="")
 
     def get_renderables(self) -> Iterable[Any]:
         progress = self._progress
         cells = f"{progress._done}/{len(progress.plan.todo)}"
-        self.update(self._task_id, completed=progress.fraction(), description=progress.title()[:40], cells=cells)
+        for task in self.task_ids:  # none yet when the base class draws for the first time
+            self.update(task, completed=progress.fraction(), description=progress.title()[:40], cells=cells)
         return super().get_renderables()
 
 
