@@ -124,7 +124,7 @@ def test_maps_equal_captum_called_directly(digits: tuple[Classifier, Tensor, Ten
     torch.testing.assert_close(explain("gradient", classifier, x, y), Saliency(classifier).attribute(leaf, y).amax(1))
     integrated = IntegratedGradients(classifier).attribute(x, target=y).sum(1)
     torch.testing.assert_close(explain("integrated-gradients", classifier, x, y), integrated, rtol=1e-4, atol=1e-5)
-    gradcam = LayerGradCam(classifier, classifier.module.conv3).attribute(x, y, relu_attributions=True)
+    gradcam = LayerGradCam(classifier, classifier.module.relu3).attribute(x, y, relu_attributions=True)
     expected = LayerGradCam.interpolate(gradcam, (28, 28), "bilinear")[:, 0].detach()
     torch.testing.assert_close(explain("gradcam", classifier, x, y), expected)
 
