@@ -99,6 +99,19 @@ def test_a_run_prints_a_board_writes_files_and_computes_nothing_twice(xbench: Ca
     assert values.groupby(["method", "metric"]).image.nunique().eq(6).all()
 
 
+def test_a_damaged_part_is_computed_again_and_no_other(xbench: Callable[..., Outcome], tmp_path: Path) -> None:
+    suite, store = write_suite(tmp_path, ["edges"], images=120), tmp_path / "store"
+    assert xbench("run", "--suite", suite, "--store", store).status == 0
+    before, files = parts(store), board_files(store)
+    damaged = next(name for name in before if name.endswith("part-001.json"))
+    (store / damaged).write_text((store / damaged).read_text().replace("0.", "1.", 1))
+    again = xbench("run", "--suite", suite, "--store", store)
+    assert "is damaged" in again.err
+    after = parts(store)
+    assert {name for name in before if after[name] != before[name]} == {damaged}
+    assert board_files(store) == files
+
+
 def test_two_runs_with_one_seed_are_identical(xbench: Callable[..., Outcome], tmp_path: Path) -> None:
     suite = write_suite(tmp_path, ["random", "rise(masks=20)", "mp(iterations=3)"])
     for name in ("a", "b"):

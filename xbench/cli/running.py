@@ -52,7 +52,12 @@ def plan(
     reasons: dict[str, None] = {}
     for cell in made.cells:
         passes = made.passes(cell)
-        row = [f"{len(cell.ids)}", f"{cell.stored}/{len(cell.parts)}", f"{passes.forward:,.0f}", f"{passes.backward:,.0f}"]
+        row = [
+            f"{len(cell.ids)}",
+            f"{len(cell.parts) - len(cell.missing)}/{len(cell.parts)}",
+            f"{passes.forward:,.0f}",
+            f"{passes.backward:,.0f}",
+        ]
         if cell.not_applicable:
             reasons[f"{cell.metric.spec} x {cell.method.spec}: {cell.not_applicable}"] = None
             row = ["N/A", "", "", ""]

@@ -33,8 +33,8 @@ class Cell:
     key: str
     folder: Path
     not_applicable: str
-    stored: int
-    """Parts that the store has."""
+    missing: tuple[int, ...]
+    """Indices of the parts that the store does not have."""
 
     @property
     def parts(self) -> list[tuple[str, ...]]:
@@ -44,7 +44,7 @@ class Cell:
     @property
     def images_left(self) -> int:
         """Images whose scores are not stored."""
-        return sum(len(part) for part in self.parts[self.stored :])
+        return sum(len(self.parts[index]) for index in self.missing)
 
     def reads(self, classifier: Classifier) -> list[Method]:
         """The methods whose stored maps the cell reads, parameters filled in."""
@@ -54,7 +54,7 @@ class Cell:
     @property
     def done(self) -> bool:
         """Nothing is left to compute."""
-        return bool(self.not_applicable) or self.stored == len(self.parts)
+        return bool(self.not_applicable) or not self.missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +140,9 @@ def make_plan(
     subset = dataset.load("evaluation")
     check_match(subset, classifier)
     checkpoints = Checkpoints(dataset, user_cache() / "checkpoints", store.root / "checkpoints")
+    for run in suite.metrics:
+        if run.images is not None and run.images > len(subset):
+            store.report(f"{run.spec}: the suite asks for {run.images} images, {subset.name} has {len(subset)}: all are taken")
     bound = Plan(suite, classifier, subset, checkpoints, store, limit)
     chosen = list(methods) or (METHODS.names() if suite.methods == "all" else suite.methods)
     specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
@@ -152,7 +155,7 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
     classifier, suite = plan.classifier, plan.suite
     ids = plan.subset.first(min(run.images or len(plan.subset), plan.limit or len(plan.subset)))
     draws = _draws(run.draws, len(ids), suite.seed)
-    cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", stored=0)
+    cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", missing=())
     reason = method.not_applicable(classifier) or metric.not_applicable(method, classifier)
     states: list[str] = []
     if not reason:
@@ -175,10 +178,8 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
     )
     folder = plan.store.cell(plan.subset.name, classifier.name, method.spec, metric.spec, key)
     cell = dataclasses.replace(cell, key=key, folder=folder, not_applicable=reason or "")
-    stored = 0
-    while not reason and stored < len(cell.parts) and plan.store.read_part(folder, stored) is not None:
-        stored += 1
-    return dataclasses.replace(cell, stored=stored)
+    missing = () if reason else tuple(i for i in range(len(cell.parts)) if plan.store.read_part(folder, i) is None)
+    return dataclasses.replace(cell, missing=missing)
 
 
 def load_classifier(spec: str, device: str) -> Classifier:

@@ -53,7 +53,8 @@ def run(plan: Plan, progress: Progress) -> list[Result]:
 def run_cell(plan: Plan, cell: Cell, batches: Callable[[tuple[str, ...]], Batch]) -> None:
     """Computes and stores the missing parts of one cell."""
     explainer = Explainer(cell.method, plan.classifier, plan.suite.seed, plan.checkpoints, plan.store)
-    for index, ids in list(enumerate(cell.parts))[cell.stored :]:
+    for index in cell.missing:
+        ids = cell.parts[index]
         batch = batches(ids)
         passes, start = plan.classifier.passes.copy(), time.perf_counter()
         maps = explainer.maps(batch) if cell.metric.uses_maps else None
