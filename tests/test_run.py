@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, Outcome
 from rich.console import Console
 
@@ -129,6 +130,18 @@ def test_batch_sizes_agree(xbench: Callable[..., Outcome], tmp_path: Path) -> No
     for other in values[1:]:
         # The file has 6 significant digits, and PSNR values are of the order of 10.
         assert (other - values[0]).abs().max() < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_scores_of_the_cpu(xbench: Callable[..., Outcome], tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, ["gradient", "rise(masks=20)", "vp", "edges"])
+    values = []
+    for device in ("cpu", "cuda"):
+        done = xbench("run", "--suite", suite, "--store", tmp_path / device, "--device", device)
+        assert done.status == 0, done.err
+        values.append(pd.read_csv(tmp_path / device / "boards" / "mine-images.csv").value)
+    assert (values[1] - values[0]).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("name", BODIES)
