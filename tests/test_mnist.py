@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from conftest import Outcome
 from safetensors import safe_open
 
 from xbench import CLASSIFIERS, DATASETS, Classifier, XbenchError
@@ -147,3 +150,9 @@ def test_two_fits_give_identical_weights(tmp_path: Path) -> None:
     assert len(lines) == 2
     assert lines[0] == lines[1]
     assert lines[0].startswith("epoch 1/1: loss ")
+
+
+def test_the_evaluated_images_are_what_the_command_chooses(xbench: Callable[..., Outcome]) -> None:
+    chosen = json.loads(xbench("subset", "mnist").out)
+    for part in ("evaluation", "heldout"):
+        assert tuple(chosen[part]) == DATASETS.make("mnist").load(part).ids  # type: ignore[arg-type]

@@ -80,7 +80,6 @@ def subset(
     import torch
 
     from xbench.classifier import CLASSIFIERS
-    from xbench.rng import ImageRandom
     from xbench.subset import DATASETS, confident_ids
 
     entry = DATASETS.make(dataset)
@@ -89,7 +88,7 @@ def subset(
     if len(ids) < images + heldout:
         asked = images + heldout
         raise XbenchError(f"only {len(ids)} images of {dataset!r} are predicted correctly with p > 0.5; {asked} were asked for")
-    generator = ImageRandom(seed, []).shared("subset")
+    generator = torch.Generator().manual_seed(seed)
     order = [ids[i] for i in torch.randperm(len(ids), generator=generator).tolist()]
     typer.echo(json.dumps({"evaluation": order[:images], "heldout": order[images : images + heldout]}))
 
