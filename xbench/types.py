@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 Images = Float[Tensor, "b c h w"]
@@ -15,7 +15,5 @@ Maps = Float[Tensor, "b h w"]
 """Attribution maps: higher = more important for the explained class."""
 Masks = Float[Tensor, "b 1 h w"]
 """Keep masks in [0, 1]: 1 = kept, 0 = removed, everywhere in this project."""
-ObjectMasks = Bool[Tensor, "b h w"]
-"""Ground-truth object masks."""
 Scores = Float[Tensor, "b"]
 """One value per image."""

@@ -13,11 +13,6 @@ def minmax(maps: Maps) -> Maps:
     return _divide(maps - low, maps.amax((1, 2), keepdim=True) - low)
 
 
-def signed(maps: Maps) -> Maps:
-    """Each map divided by its largest absolute value, (b, h, w) in [-1, 1]; a zero map stays zeros."""
-    return _divide(maps, maps.abs().amax((1, 2), keepdim=True))
-
-
 def _divide(maps: Maps, scale: Maps) -> Maps:
     # Where the range is 0 (or so small that dividing by it overflows) the map is constant and the numerator 0.
     usable = scale > torch.finfo(maps.dtype).tiny

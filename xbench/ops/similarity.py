@@ -88,11 +88,6 @@ def average_ranks(x: Tensor) -> Tensor:
     return torch.empty_like(ranks).scatter_(1, positions, ranks)
 
 
-def spearman(a: Tensor, b: Tensor) -> Scores:
-    """Spearman rank correlation of maps (b, ...), in [-1, 1], ties at their mean rank; NaN where either is constant."""
-    return pearson(average_ranks(a), average_ranks(b))
-
-
 def hog_cell(height: int) -> int:
     """Side of a HOG cell in pixels: 16 as in Bansal et al. 2020, 4 below 64 px (own decision)."""
     return 4 if height < 64 else 16
@@ -127,11 +122,6 @@ def hog(maps: Maps, cell: int) -> Tensor:
 
 def _block_norm(blocks: Tensor) -> Tensor:
     return blocks / (blocks.square().sum(-1, keepdim=True) + 1e-5**2).sqrt()
-
-
-def hog_pearson(a: Maps, b: Maps, cell: int) -> Scores:
-    """Pearson correlation of the HOG descriptors of maps (b, h, w); NaN where a map has no gradient, as a constant one."""
-    return pearson(hog(a, cell), hog(b, cell))
 
 
 def compare_views(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Scores]:

@@ -30,7 +30,8 @@ def run(plan: Plan, progress: Progress) -> list[Result]:
     A cell that raises becomes a failed result, and the others go on. Raises StoreError when the store cannot be written any
     more; what was stored stays.
     """
-    batches = functools.cache(functools.partial(make_batch, plan))
+    # A few parts, which cells read one after the other: whole data sets would not fit into memory.
+    batches = functools.lru_cache(maxsize=8)(functools.partial(make_batch, plan))
     for cell in plan.todo:
         progress.start(cell)
         outcome = "done"
