@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from xbench.board.board import Board
+from xbench.board.controls import advantages
 from xbench.board.statistics import RESAMPLES
 from xbench.board.table import NAN_LIMIT, Key
 from xbench.board.text import ARROWS, HOLES, clean, decimals, nan_note, numbers, short_names
@@ -44,6 +45,7 @@ def markdown(board: Board, name: str) -> str:
         "## Scores",
         main_table(board, methods, footnotes) if methods else "There are no methods on this board besides the controls.",
         f"### Controls\n\n{main_table(board, board.ordered[-len(controls) :], footnotes)}" if controls else "",
+        control_tables(board),
         "\n".join(f"- <sup>{mark}</sup> {text}" for text, mark in footnotes.items()),
         "## Ranks",
         rank_table(board) if ranked else "No method is ranked in any column of this board.",
@@ -92,6 +94,30 @@ def main_table(board: Board, methods: list[str], footnotes: dict[str, str]) -> s
     return _table(rows, header, left=1 + ranked)
 
 
+def control_tables(board: Board) -> str:
+    """One table per ranked column: how much better each method is than each control, paired by image."""
+    table = advantages(board.results)
+    names = short_names(board.summary)
+    parts = []
+    for key, column in board.columns.items():
+        ours = table[(table[list(Key._fields)] == list(key)).all(axis=1)].set_index(["method", "control"])
+        if ours.empty:
+            continue
+        digits = decimals(column["mean"])
+        controls = [m for m in board.ordered if m in ours.index.unique("control")]
+        methods = [m for m in board.ordered if m in ours.index.unique("method")]
+        rows = [[escape(names[m]), *(_advantage(ours.loc[(m, c)], digits) for c in controls)] for m in methods]
+        title = f"{_place(key, board)}{escape(key.metric)}: {escape(column.iloc[0].title)}"
+        parts.append(f"{title}\n\n{_table(rows, ['method', *(escape(names[c]) for c in controls)], left=1)}")
+    if not parts:
+        return ""
+    head = (
+        "### Against the controls\n\nHow much better a method scores than a control on the same images, mean and 95 % interval;"
+        " positive is better in every column. Bold: better with confidence. *Slanted*: worse with confidence."
+    )
+    return "\n\n".join([head, *parts])
+
+
 def rank_table(board: Board) -> str:
     """How often each method took each rank, with its mean rank."""
     names = short_names(board.summary)
@@ -124,6 +150,14 @@ def _cell(row: Any, digits: int, footnotes: dict[str, str]) -> str:
     mean, low, high = numbers([row["mean"], row.low, row.high], digits)
     rank = "" if pd.isna(row["rank"]) else f"**({row['rank']})**"
     return " ".join(part for part in (f"{mean} [{low}, {high}]", rank, nan) if part)
+
+
+def _advantage(row: Any, digits: int) -> str:
+    if pd.isna(row["mean"]):
+        return "-"
+    mean, low, high = numbers([row["mean"], row.low, row.high], digits)
+    text = f"{mean} [{low}, {high}]"
+    return f"**{text}**" if row.low > 0 else f"*{text}*" if row.high < 0 else text
 
 
 def _mark(text: str, footnotes: dict[str, str]) -> str:
