@@ -28,13 +28,15 @@ Cli = Callable[..., Outcome]
         (("explain", "mnist/99999"), "dataset 'mnist' has no image '99999'; for instance "),
         (("explain", "mnist/0001", "--target", "10"), "--target 10: classifier 'mnist-cnn' has classes 0..9"),
         (("explain", "mnist/0001", "--classifier", "mnist-cmm"), "unknown classifier 'mnist-cmm': did you mean 'mnist-cnn'?"),
-        (("fit", "gradient"), "method 'gradient' has no network to fit; trained methods: nvp, vp"),
+        (("fit", "gradient"), "method 'gradient' has no network to fit; trained methods: "),
         (("fit", "vp", "--dataset", "minst"), "unknown dataset 'minst': did you mean 'mnist'?"),
         (("fit-classifier", "efficientnet-lite", "--out", "x"), "has no training recipe; with one: mnist-cnn"),
         (("subset", "mnist", "--images", "5000"), "were asked for"),
         (("check", "rize"), "did you mean 'rise'?"),
         (("list", "method"), "Invalid value for"),
         (("board", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
+        (("compare", "vp", "nvp", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
+        (("compare", "vp", "nvpp", "--suite", "smoke"), "unknown method 'nvpp': did you mean 'nvp'?"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from xbench.board.board import Board
-from xbench.board.controls import advantages
+from xbench.board.paired import advantages, against_controls
 from xbench.board.statistics import RESAMPLES
 from xbench.board.table import NAN_LIMIT, Key
 from xbench.board.text import ARROWS, HOLES, clean, decimals, nan_note, numbers, short_names
@@ -96,15 +96,15 @@ def main_table(board: Board, methods: list[str], footnotes: dict[str, str]) -> s
 
 def control_tables(board: Board) -> str:
     """One table per ranked column: how much better each method is than each control, paired by image."""
-    table = advantages(board.results)
+    table = against_controls(board.results)
     names = short_names(board.summary)
     parts = []
     for key, column in board.columns.items():
-        ours = table[(table[list(Key._fields)] == list(key)).all(axis=1)].set_index(["method", "control"])
+        ours = table[(table[list(Key._fields)] == list(key)).all(axis=1)].set_index(["method", "other"])
         if ours.empty:
             continue
         digits = decimals(column["mean"])
-        controls = [m for m in board.ordered if m in ours.index.unique("control")]
+        controls = [m for m in board.ordered if m in ours.index.unique("other")]
         methods = [m for m in board.ordered if m in ours.index.unique("method")]
         rows = [[escape(names[m]), *(_advantage(ours.loc[(m, c)], digits) for c in controls)] for m in methods]
         title = f"{_place(key, board)}{escape(key.metric)}: {escape(column.iloc[0].title)}"
@@ -150,6 +150,23 @@ def _cell(row: Any, digits: int, footnotes: dict[str, str]) -> str:
     mean, low, high = numbers([row["mean"], row.low, row.high], digits)
     rank = "" if pd.isna(row["rank"]) else f"**({row['rank']})**"
     return " ".join(part for part in (f"{mean} [{low}, {high}]", rank, nan) if part)
+
+
+def comparison(board: Board, first: str, second: str) -> str:
+    """Two methods side by side: their means and how much better the first is, with 95 % intervals, as a table."""
+    results = {(result.metric, result.method): result for result in board.results}
+    metrics = list(dict.fromkeys(result.metric for result in board.results))
+    table = advantages((results[metric, first], results[metric, second]) for metric in metrics)
+    rows = []
+    for row in table.itertuples():
+        key = Key(*row[1 : 1 + len(Key._fields)])
+        column = board.columns[key]
+        digits = decimals(column["mean"])
+        names = f"{escape(key.metric)}: {escape(column.iloc[0].title)}{ARROWS[column.iloc[0].direction]}"
+        means = numbers([column.loc[first, "mean"], column.loc[second, "mean"]], digits)
+        rows.append([names, *means, _advantage(table.loc[row.Index], digits), f"{row.n:.0f}"])
+    header = ["score", escape(first), escape(second), "first better by", "images"]
+    return _table(rows, header, left=1)
 
 
 def _advantage(row: Any, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""`xbench board` and `xbench publish`."""
+"""`xbench board`, `xbench compare` and `xbench publish`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,35 @@ def board(
     made = plan_of(suite, store, method, limit, dataset, classifier, create=False)
     command = command_of(suite, method, limit, dataset, classifier)
     show_and_write(made.suite, collect(made), out or store / "boards", command)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A method, by spec.")],
+    second: Annotated[str, typer.Argument(help="Another method, by spec.")],
+    suite: SuiteOption,
+    store: StoreOption = STORE,
+    limit: LimitOption = None,
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
+) -> None:
+    """Prints how much better one method scores than another on the same images, with 95 % intervals, as a markdown table.
+
+    Reads what `xbench run` with the same options stored, and computes nothing.
+    """
+    from xbench.board import make_board
+    from xbench.board.markdown import comparison
+    from xbench.run.runner import collect
+
+    made = plan_of(suite, store, [first, second], limit, dataset, classifier, create=False)
+    results = collect(made)
+    if missing := sorted({result.method for result in results if result.status == "missing"}):
+        command = command_of(suite, missing, limit, dataset, classifier)
+        raise XbenchError(f"{store} does not have every score of {', '.join(missing)}: {command}")
+    methods = [cell.method.spec for cell in made.cells]
+    console.print(
+        comparison(make_board(results, made.suite.title), methods[0], methods[-1]),
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def publish(
