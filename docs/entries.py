@@ -6,9 +6,9 @@ import inspect
 from pathlib import Path
 
 from xbench.classifier import CLASSIFIERS, Passes
+from xbench.fill import FILLS
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.metric import METRICS
-from xbench.ops.fill import FILLS
 from xbench.registry import Entry
 from xbench.run.suite import load_suite, suite_names
 from xbench.subset import DATASETS

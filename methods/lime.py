@@ -11,8 +11,8 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
+from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
-from xbench.ops.fill import Fill, make_fill
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -56,6 +56,7 @@ class Lime(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        valid_fill(self.fill)
         if self.samples is not None and self.samples < 2:
             raise ValueError(f"samples must be at least 2, got {self.samples}")
         if self.segments < 2:
@@ -83,13 +84,17 @@ class Lime(Method):
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
             return kept[image, step].gather(1, superpixel[image]).view(-1, 1, h, w)
 
-        fill = make_fill(self.fill, x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        fill = make_filler(self.fill, classifier, x, rng)
         p = stream(classifier, x, samples, mask_of, fill, probability_of(y))
         # The cosine of a binary row with the row of ones is the root of the share of ones.
         distance = 1 - (kept.sum(2).double() / count[:, None]).sqrt()
         weight = torch.exp(-(distance**2) / KERNEL_WIDTH**2).sqrt()
         coefficient = weighted_ridge(kept.double(), p.double(), weight, ALPHA)
         return coefficient.gather(1, superpixel).view(b, h, w).to(x.dtype)
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return no_inpainter(self.fill, classifier)
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward pass per sample."""

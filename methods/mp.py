@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
+from xbench.fill import Fill, Filler, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
-from xbench.ops.fill import Fill, make_fill
 from xbench.perturb import probability_of
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -53,6 +53,7 @@ class MeaningfulPerturbation(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        valid_fill(self.fill)
         if self.upsample is not None and self.upsample < 1:
             raise ValueError(f"upsample must be at least 1, got {self.upsample}")
         if self.iterations < 1:
@@ -66,11 +67,15 @@ class MeaningfulPerturbation(Method):
         cell, jitter = self._cell(classifier.shape), self._jitter(classifier.shape)
         start = rng.uniform("mask", (1, -(-h // cell), -(-w // cell))).to(x)
         shifts = rng.integers("shift", jitter + 1, (self.iterations, 2)).to(x.device)
-        fill = make_fill(self.fill, x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        fill = make_filler(self.fill, classifier, x, rng)
         chunks = torch.split(torch.arange(len(x), device=x.device), classifier.batch_size)
         with torch.enable_grad():
-            masks = [optimise(classifier, x[i], fill[i], y[i], start[i], shifts[i], jitter > 0) for i in chunks]
+            masks = [optimise(classifier, x, fill, y, i, start[i], shifts[i], jitter > 0) for i in chunks]
         return 1 - F.interpolate(torch.cat(masks), size=(h, w), mode="nearest")[:, 0]
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return no_inpainter(self.fill, classifier)
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward and one backward pass per iteration."""
@@ -96,21 +101,22 @@ class MeaningfulPerturbation(Method):
 
 
 def optimise(
-    classifier: Classifier, x: Images, fill: Images, y: Labels, start: Tensor, shifts: Tensor, shifting: bool
+    classifier: Classifier, x: Images, fill: Filler, y: Labels, image: Tensor, start: Tensor, shifts: Tensor, shifting: bool
 ) -> Tensor:
-    """The optimised keep-masks (b, 1, rows, columns) from ``start``, with shifts (b, iterations, 2) if ``shifting``.
+    """The optimised keep-masks (b, 1, rows, columns) of x[image] from ``start``, with shifts (b, iterations, 2) or none.
 
     The loss is a sum over images and Adam works elementwise, so the images of a batch do not touch each other.
     """
-    probability = probability_of(y)
-    image = torch.arange(len(x), device=x.device)
-    pair = torch.cat([x, fill], 1)
+    probability = probability_of(y[image])
+    index = torch.arange(len(image), device=x.device)
     mask = start.clone().requires_grad_()
     adam = torch.optim.Adam([mask], lr=LEARNING_RATE)
-    for shift in shifts.unbind(1):
-        moved, removed = (shifted(pair, shift) if shifting else pair).chunk(2, 1)
+    for iteration, shift in enumerate(shifts.unbind(1)):
         keep = F.interpolate(mask, size=x.shape[2:], mode="nearest")
-        p = probability(classifier(torch.lerp(removed, moved, keep)), image)
+        # An inpainter sees the unmoved image under the unmoved mask.
+        pair = torch.cat([x[image], fill(image, torch.full_like(image, iteration), keep.detach())], 1)
+        moved, removed = (shifted(pair, shift) if shifting else pair).chunk(2, 1)
+        p = probability(classifier(torch.lerp(removed, moved, keep)), index)
         variation = mask.diff(dim=2).abs().pow(TV_POWER).sum() + mask.diff(dim=3).abs().pow(TV_POWER).sum()
         loss = L1 * (1 - mask).abs().sum() + TV * variation + p.sum()
         (mask.grad,) = torch.autograd.grad(loss, mask)

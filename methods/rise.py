@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
+from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
-from xbench.ops.fill import Fill, make_fill
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -46,6 +46,7 @@ class Rise(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        valid_fill(self.fill)
         if self.masks is not None and self.masks < 1:
             raise ValueError(f"masks must be at least 1, got {self.masks}")
         if self.upsample is not None and self.upsample < 1:
@@ -57,13 +58,17 @@ class Rise(Method):
         """Maps (b, h, w); see ``Method``."""
         count = self._count(classifier.shape)
         masks = random_masks(rng.shared("masks"), count, self._cell(classifier.shape), self.keep, x)
-        fill = make_fill(self.fill, x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        fill = make_filler(self.fill, classifier, x, rng)
         p = stream(classifier, x, count, lambda _image, step: masks(step), fill, probability_of(y))
         maps = x.new_zeros(len(x), x.shape[2] * x.shape[3])
         # The masks are made again rather than kept: at 224 px all of them would take 1.6 GB.
         for steps in torch.split(torch.arange(count, device=x.device), classifier.batch_size):
             maps += p[:, steps] @ masks(steps).flatten(1)
         return maps.view(-1, *x.shape[2:]) / (count * self.keep)
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return no_inpainter(self.fill, classifier)
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward pass per mask."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.errors import NotApplicable
+from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
-from xbench.ops.fill import Fill, make_fill
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -46,6 +46,7 @@ class SlidingPatch(Method):
     align: bool = False
 
     def __post_init__(self) -> None:
+        valid_fill(self.fill)
         for name in ("patch", "stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -64,7 +65,7 @@ class SlidingPatch(Method):
             # The last step is the untouched image.
             return ~(down[:, :, None] & right[:, None, :] & (step < positions)[:, None, None])[:, None]
 
-        fill = make_fill(self.fill, x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        fill = make_filler(self.fill, classifier, x, rng)
         p = stream(classifier, x, positions + 1, mask_of, fill, probability_of(y))
         values = (p[:, -1:] - p[:, :-1]).view(-1, rows, columns)
         if not self.align:
@@ -78,12 +79,12 @@ class SlidingPatch(Method):
         return Passes(forward=rows * columns + 1)
 
     def not_applicable(self, classifier: Classifier) -> str | None:
-        """The patch is larger than the image."""
+        """The patch is larger than the image, or no inpainter ships for it."""
         try:
             self._grid(classifier.shape)
         except NotApplicable as error:
             return str(error)
-        return None
+        return no_inpainter(self.fill, classifier)
 
     def resolved(self, shape: tuple[int, int, int]) -> SlidingPatch:
         """The same method with the defaults of images of ``shape`` filled in."""

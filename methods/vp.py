@@ -1,7 +1,8 @@
-"""VP: variational perturbations, and the parts that nVP shares with it."""
+"""VP: variational perturbations, and the parts that the other trained methods share with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,36 +11,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier, Passes
+from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, TrainedMethod, default_upsample
-from xbench.ops.fill import Fill, make_fill
 from xbench.ops.topk import soft_topk_masks
 from xbench.rng import ImageRandom
-from xbench.types import Images, Labels, Maps
+from xbench.types import Images, Labels, Maps, Masks
 
 
-@dataclass(frozen=True)
-class MaskExplainer(TrainedMethod):
-    """A network that scores every cell of a grid, trained so that the best-scored pixels alone keep the prediction.
+class GridExplainer(TrainedMethod):
+    """A network that scores the cells of a grid over the image, trained on images that are masked by its scores.
 
-    What `vp` and `nvp`, which describe the parameters, have in common.
+    What `vp`, `nvp`, `varsal`, `l2x` and `realtime`, which describe the parameters, have in common.
     """
 
-    quick: ClassVar[dict[str, Any]] = {"epochs": 1, "width": 4}
+    positive: ClassVar[tuple[str, ...]] = ("lr",)
+    """Parameters that must be above 0."""
     refit: ClassVar[dict[str, Any]] = {"epochs": 2}
 
-    upsample: int | None = None
-    baseline: Fill = "gray"
-    eps: float = 0.03
-    epochs: int = 10
-    lr: float = 1e-3
-    batch: int = 64
-    width: int = 32
-    seed: int = 0
+    upsample: Any = None
+    width: Any = 32
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """What replaces the removed pixels in training; one of them, at random, for every image and step."""
+        raise NotImplementedError
 
     def __post_init__(self) -> None:
+        for spec in self.fills:
+            valid_fill(spec)
+        if not self.fills:
+            raise ValueError("baselines must name at least one fill, got ()")
         if self.upsample not in (None, 1, 2, 4, 8, 16):
             raise ValueError(f"upsample must be 1, 2, 4, 8 or 16, got {self.upsample}")
-        for name in ("eps", "lr"):
+        for name in self.positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("epochs", "batch", "width"):
@@ -55,13 +59,52 @@ class MaskExplainer(TrainedMethod):
         return self.replace(upsample=m)
 
     def sweeps(self, shape: tuple[int, int, int]) -> dict[str, list[Method]]:
-        """The cell sizes of the paper: 4, 8 and 16 px, below 64 px 1, 2 and 4."""
+        """The cell sizes of the VP paper: 4, 8 and 16 px, below 64 px 1, 2 and 4."""
         m = default_upsample(shape)
         return {"upsample": [self.at_upsample(size) for size in (m // 2, m, 2 * m)]}
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return next(filter(None, (no_inpainter(spec, classifier) for spec in self.fills)), None)
 
     def fit_cost(self, shape: tuple[int, int, int]) -> Passes:
         """The clean and the masked image, the latter with a gradient."""
         return Passes(forward=2, backward=1)
+
+    def background(self, classifier: Classifier, x: Images, keep: Masks, rng: ImageRandom) -> Images:
+        """What replaces the pixels that ``keep`` (b, 1, h, w) removes, (b, c, h, w); the fill is drawn for every image."""
+        choice = rng.integers("background", len(self.fills), ())
+        background = torch.empty_like(x)
+        for number in choice.unique().tolist():
+            image = (choice == number).nonzero()[:, 0].to(x.device)
+            filler = make_filler(self.fills[number], classifier, x, rng)
+            background[image] = filler(image, torch.zeros_like(image), keep.detach()[image])
+        return background
+
+
+@dataclass(frozen=True)
+class MaskExplainer(GridExplainer):
+    """A network that scores every cell of a grid, trained so that the best-scored pixels alone keep the prediction.
+
+    What `vp` and `nvp`, which describe the parameters, have in common.
+    """
+
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1, "width": 4}
+    positive: ClassVar[tuple[str, ...]] = ("eps", "lr")
+
+    upsample: int | None = None
+    baseline: Fill = "gray"
+    eps: float = 0.03
+    epochs: int = 10
+    lr: float = 1e-3
+    batch: int = 64
+    width: int = 32
+    seed: int = 0
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """The baseline alone."""
+        return (self.baseline,)
 
     def divergence(self, classifier: Classifier, x: Images, field: Maps, rng: ImageRandom) -> Tensor:
         """KL(p(x) || p(x masked)) in nats, averaged over the images.
@@ -69,14 +112,8 @@ class MaskExplainer(TrainedMethod):
         The mask keeps the share k of the pixels where ``field`` (b, h/m, w/m), upsampled, is largest; k ~ U(0, 1) for every
         image (own decision: the paper draws one for the batch, which makes the loss of an epoch too noisy to choose by).
         """
-        ratio = rng.uniform("ratio", ()).to(x)
-        mask = soft_topk_masks(upsampled(field, x), ratio, self.eps)
-        fill = make_fill(self.baseline, x, classifier.gray, lambda shape: rng.normal("fill", shape))
-        with torch.no_grad():
-            clean = classifier(x).log_softmax(1)
-        masked = classifier(torch.lerp(fill, x, mask)).log_softmax(1)
-        divergence: Tensor = F.kl_div(masked, clean, reduction="batchmean", log_target=True)
-        return divergence
+        keep = soft_topk_masks(upsampled(field, x), rng.uniform("ratio", ()).to(x), self.eps)
+        return masked_divergence(classifier, x, keep, self.background(classifier, x, keep, rng))
 
 
 @METHODS.register("vp")
@@ -141,18 +178,32 @@ class Vp(MaskExplainer):
         return upsampled(mu, x) if self.output == "mean" else upsampled(log_nu.exp(), x, squared=True).sqrt()
 
 
-def mask_network(method: MaskExplainer, shape: tuple[int, int, int], channels: int) -> nn.Sequential:
-    """3x3 convolutions with batch norm and ReLU down to the method's grid; the last one linear with ``channels`` outputs."""
+def mask_network(
+    method: GridExplainer, shape: tuple[int, int, int], channels: int, widths: Sequence[int] | None = None
+) -> nn.Sequential:
+    """3x3 convolutions with batch norm and ReLU down to the method's grid; the last one linear with ``channels`` outputs.
+
+    ``widths`` are the channels of the others, by default the method's width for 4 of them below 64 px and 11 above.
+    """
     assert method.upsample is not None, "the loop trains resolved methods"
-    layers = 5 if shape[-1] < 64 else 12
+    widths = widths or [method.width] * (4 if shape[-1] < 64 else 11)
     halvings = method.upsample.bit_length() - 1
     network = nn.Sequential()
-    width = shape[0]
-    for i in range(layers - 1):
-        conv = nn.Conv2d(width, method.width, 3, stride=2 if i < halvings else 1, padding=1, bias=False)
-        network.extend([conv, nn.BatchNorm2d(method.width), nn.ReLU()])
-        width = method.width
-    return network.append(nn.Conv2d(width, channels, 3, padding=1))
+    inputs = shape[0]
+    for i, width in enumerate(widths):
+        conv = nn.Conv2d(inputs, width, 3, stride=2 if i < halvings else 1, padding=1, bias=False)
+        network.extend([conv, nn.BatchNorm2d(width), nn.ReLU()])
+        inputs = width
+    return network.append(nn.Conv2d(inputs, channels, 3, padding=1))
+
+
+def masked_divergence(classifier: Classifier, x: Images, keep: Masks, background: Images) -> Tensor:
+    """KL(p(x) || p(x masked)) in nats, averaged over the images; ``keep`` (b, 1, h, w) in [0, 1], 0 shows the background."""
+    with torch.no_grad():
+        clean = classifier(x).log_softmax(1)
+    masked = classifier(torch.lerp(background, x, keep)).log_softmax(1)
+    divergence: Tensor = F.kl_div(masked, clean, reduction="batchmean", log_target=True)
+    return divergence
 
 
 def upsampled(field: Maps, x: Images, *, squared: bool = False) -> Maps:

@@ -13,9 +13,9 @@ from torch.distributions import Categorical, kl_divergence
 from xbench import METRICS, Method, XbenchError
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
+from xbench.fill import CONSTANT
 from xbench.metric import Scored
 from xbench.metrics.area import Area
-from xbench.ops.fill import FILLS
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
 from xbench.testing import tiny_batch, tiny_classifier
@@ -192,10 +192,10 @@ def test_every_fill_costs_twenty_passes_and_scores_differently() -> None:
     classifier = sharp_classifier()
     batch = tiny_batch(3, classifier)
     classifier.passes = Passes()
-    scores = [score(classifier, batch, maps_of(batch), Area(fill=fill)).scores["logit"] for fill in FILLS]
-    assert classifier.passes == Area().cost(Method(), classifier) * 3 * len(FILLS)
+    scores = [score(classifier, batch, maps_of(batch), Area(fill=fill)).scores["logit"] for fill in CONSTANT]
+    assert classifier.passes == Area().cost(Method(), classifier) * 3 * len(CONSTANT)
     assert Area().cost(Method(), classifier) == Passes(forward=20)
-    assert len({tuple(values.tolist()) for values in scores}) == len(FILLS)
+    assert len({tuple(values.tolist()) for values in scores}) == len(CONSTANT)
 
 
 def test_explains_the_class_of_the_batch() -> None:
@@ -214,7 +214,7 @@ def test_is_registered_with_its_directions() -> None:
 
 
 def test_refuses_an_unknown_fill() -> None:
-    with pytest.raises(ValueError, match="fill must be one of blur, gray"):
-        Area(fill="grey")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="fill must be one of biharmonic, blur, gray"):
+        Area(fill="grey")
     with pytest.raises(XbenchError, match="area"):
         METRICS.make('area(fill="grey")')

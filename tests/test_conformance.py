@@ -1,12 +1,18 @@
-"""Every registered entry passes the conformance checks: a file dropped in is tested without a line here."""
+"""Every registered entry passes the conformance checks: a file dropped in is tested without a line here.
+
+Only an entry that reads files of the user's own needs one, that makes such files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scratch import register, scratch_registries
+from test_imagefolder import make_tree
+from test_resnet20 import weights_file
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, METRICS, ClassifierEntry, Method, XbenchError
 from xbench.classifier import Passes
@@ -21,6 +27,12 @@ from xbench.testing import (
     tiny_classifier,
     tiny_images,
 )
+
+OWN_FILES: dict[str, Callable[[Path], str]] = {
+    "imagefolder": lambda folder: f'imagefolder(path="{make_tree(folder)}")',
+    "resnet20": lambda folder: f'resnet20(weights="{weights_file(folder / "net.safetensors")}")',
+}
+"""What to check of an entry that cannot do without files of the user's own: a spec with files made in a folder."""
 
 
 def every(registry: Registry[Any]) -> Callable[..., Any]:
@@ -38,13 +50,13 @@ def test_metric(name: str) -> None:
 
 
 @every(DATASETS)
-def test_dataset(name: str) -> None:
-    check_dataset(name)
+def test_dataset(name: str, tmp_path: Path) -> None:
+    check_dataset(OWN_FILES[name](tmp_path) if name in OWN_FILES else name)
 
 
 @every(CLASSIFIERS)
-def test_classifier(name: str) -> None:
-    check_classifier(name)
+def test_classifier(name: str, tmp_path: Path) -> None:
+    check_classifier(OWN_FILES[name](tmp_path) if name in OWN_FILES else name)
 
 
 def test_check_finds_the_entry_in_any_registry() -> None:

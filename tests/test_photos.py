@@ -34,8 +34,7 @@ def test_committed_ids_are_what_the_rule_selects():
 
 def test_parts_split_the_twenty_photos_by_correct_and_confident(classifier, everything):
     for part, subset in everything.items():
-        x, label, boxes = subset.read(subset.ids)
-        assert boxes is None
+        x, label, _ = subset.read(subset.ids)
         assert x.shape == (len(subset), *subset.shape) == (len(subset), *classifier.shape)
         assert (x.min() >= 0) & (x.max() <= 1)
         confidence, predicted = classifier.probabilities(x).max(1)
@@ -45,6 +44,47 @@ def test_parts_split_the_twenty_photos_by_correct_and_confident(classifier, ever
     ids = everything["evaluation"].ids + everything["heldout"].ids
     assert sorted(ids) == [f"photos/{i:02d}" for i in range(20)]
     assert [len(subset) for subset in everything.values()] == [15, 5]
+
+
+def test_every_photo_has_boxes_of_whole_pixels_inside_it(everything):
+    counts = {}
+    for subset in everything.values():
+        _, _, boxes = subset.read(subset.ids)
+        for image, each in zip(subset.ids, boxes, strict=True):
+            assert each.dtype == torch.float32
+            assert torch.equal(each, each.round())
+            assert ((each[:, :2] >= 0) & (each[:, 2:] <= 224) & (each[:, 2:] - each[:, :2] >= 20)).all()
+            assert len({tuple(box) for box in each.tolist()}) == len(each)
+            counts[image[-2:]] = len(each)
+    assert sum(counts.values()) == 44
+    assert [image for image, count in counts.items() if count == max(counts.values())] == ["04"], "nine strawberries"
+
+
+def test_objects_are_where_the_boxes_say(classifier, everything):
+    """What remains of the class's probability without the boxes is far less than what remains without the rest."""
+    subset = everything["evaluation"]
+    x, label, boxes = subset.read(subset.ids)
+    inside = torch.zeros(len(x), 1, 224, 224)
+    for mask, each in zip(inside, boxes, strict=True):
+        for x0, y0, x1, y1 in each.int().tolist():
+            mask[:, y0:y1, x0:x1] = 1
+    remain = {}
+    for name, keep in (("boxes", inside), ("rest", 1 - inside)):
+        p = classifier.probabilities(torch.lerp(classifier.gray, x, keep))
+        remain[name] = p.gather(1, label[:, None])[:, 0]
+    assert remain["boxes"].mean() > 0.7
+    assert remain["rest"].mean() < 0.1
+    assert (remain["boxes"] > remain["rest"]).all()
+
+
+def test_boxes_are_pinned_by_the_digest(monkeypatch, tmp_path, everything):
+    content = json.loads(photos.BOXES.read_text())
+    assert list(content) == sorted(json.loads(photos.IDS.read_text())["photos"])
+    content["photos/02"]["boxes"][0][0] += 1
+    changed = tmp_path / "boxes.json"
+    changed.write_text(json.dumps(content))
+    monkeypatch.setattr(photos, "BOXES", changed)
+    assert DATASETS.make("photos").load("heldout").digest() != everything["heldout"].digest()
 
 
 def test_classifier_recognises_18_of_20(classifier, everything):

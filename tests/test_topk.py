@@ -1,4 +1,4 @@
-"""SOFT top-k against the Sinkhorn iterations it replaces, against finite differences and against the hard top-k."""
+"""SOFT top-k against the Sinkhorn iterations it replaces, finite differences and the hard top-k; Gumbel top-k as written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xbench.ops.blur import gaussian_blur
-from xbench.ops.topk import soft_topk, soft_topk_masks
+from xbench.ops.topk import gumbel_topk, soft_topk, soft_topk_masks
 
 
 def sinkhorn(scores: Tensor, k: float, eps: float, iterations: int = 5000) -> Tensor:
@@ -120,3 +120,40 @@ def test_bad_arguments_are_refused() -> None:
         soft_topk(torch.rand(1, 4), torch.ones(1), 0)
     with pytest.raises(ValueError, match="n >= 2"):
         soft_topk(torch.rand(1, 1), torch.ones(1), 0.1)
+
+
+def test_gumbel_topk_is_its_definition() -> None:
+    logits, uniform = rows(2, 5), rows(6, 5, seed=1).view(2, 3, 5)
+    result = gumbel_topk(logits, uniform, 0.5)
+    for i in range(2):
+        draws = []
+        for j in range(3):
+            noisy = [math.exp((float(logits[i, n]) - math.log(-math.log(float(uniform[i, j, n])))) / 0.5) for n in range(5)]
+            draws.append([value / sum(noisy) for value in noisy])
+        expected = torch.tensor([max(draw[n] for draw in draws) for n in range(5)], dtype=torch.float64)
+        torch.testing.assert_close(result[i], expected)
+
+
+def test_gumbel_topk_keeps_fewer_than_k() -> None:
+    n, k = 40, 8
+    uniform = rows(500 * k, n).view(500, k, n)
+    kept = gumbel_topk(torch.zeros(500, n, dtype=torch.float64), uniform, 1e-3)
+    expected = n * (1 - (1 - 1 / n) ** k)  # 7.33: draws with replacement
+    assert kept.sum(1).mean() == pytest.approx(expected, abs=0.1)
+    assert kept.sum(1).max() <= k + 1e-9
+    # Entries of a row are drawn in proportion to the softmax of the logits.
+    logits = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64).log().expand(3000, 3)
+    share = gumbel_topk(logits, rows(3000, 3).view(3000, 1, 3), 1e-3).mean(0)
+    torch.testing.assert_close(share, torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64), rtol=0, atol=0.03)
+
+
+def test_gumbel_topk_has_a_finite_gradient_at_the_ends_of_the_draws() -> None:
+    uniform = torch.tensor([[[0.0, 1 - 2**-24, 0.5]]])
+    logits = torch.zeros(1, 3, requires_grad=True)
+    gumbel_topk(logits, uniform, 0.5)[0, 2].backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert gumbel_topk(torch.zeros(1, 3), uniform, 0.5).argmax() == 1
+    assert torch.autograd.gradcheck(lambda s: gumbel_topk(s, rows(6, 4).view(2, 3, 4), 0.5), (rows(2, 4).requires_grad_(),))
+    with pytest.raises(ValueError, match=r"tau=0\.0: must be above 0"):
+        gumbel_topk(torch.zeros(1, 3), uniform, 0.0)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xbench import Dataset, Explainer, ImageRandom, NotApplicable, Subset, TrainedMethod, XbenchError
+from xbench.checkpoints import Checkpoints, fit_to_file
 from xbench.classifier import Classifier, Passes
 from xbench.testing import tiny_classifier, tiny_images
-from xbench.training import Checkpoints, fit, fit_to_file
+from xbench.training import fit
 from xbench.weights import load_weights, save_weights, state_digest
 
 IMAGES = tiny_images(20, (1, 8, 8))

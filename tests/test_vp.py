@@ -1,4 +1,4 @@
-"""VP and nVP against their definition, a classifier that looks at one quadrant, and the shipped networks' quality."""
+"""VP and nVP against their definition, every trained mask on an adder of pixels, and the shipped networks' quality."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, Explainer, ImageRandom, Subset, XbenchError
+from xbench.checkpoints import Checkpoints
 from xbench.classifier import Classifier
+from xbench.methods.l2x import L2X
 from xbench.methods.nvp import Nvp
-from xbench.methods.vp import MaskExplainer, Vp, upsampled
+from xbench.methods.realtime import RealTime
+from xbench.methods.varsal import VarSal
+from xbench.methods.vp import GridExplainer, MaskExplainer, Vp, upsampled
 from xbench.ops.topk import soft_topk
 from xbench.testing import tiny_classifier, tiny_images
-from xbench.training import Checkpoints, fit
+from xbench.training import fit
 
 IDS = ["a", "b", "c"]
 
@@ -112,8 +116,17 @@ def test_maps_are_the_upsampled_outputs_of_the_network() -> None:
         torch.testing.assert_close(Nvp().explain(naive, x, y, rng), upsampled(naive(x)[:, 0], x))
 
 
-@pytest.mark.parametrize("method", [Vp(width=8, epochs=8, lr=5e-3, batch=16), Nvp(width=8, epochs=8, lr=5e-3, batch=16)])
-def test_training_finds_the_only_pixels_that_matter(method: MaskExplainer) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        Vp(width=8, epochs=8, lr=5e-3, batch=16),
+        Nvp(width=8, epochs=8, lr=5e-3, batch=16),
+        VarSal(width=16, upsample=2, epochs=8, lr=1e-2, batch=16, baselines=("gray",)),
+        L2X(width=8, epochs=8, lr=5e-3, batch=16),
+        RealTime(width=4, epochs=8, lr=5e-3, batch=16, baselines=("gray",), area=2.0),
+    ],
+)
+def test_training_finds_the_only_pixels_that_matter(method: GridExplainer) -> None:
     # The classifier adds up the pixels above and below gray; an image is gray noise with one white or one black square.
     adder = nn.Linear(256, 2)
     with torch.no_grad():
@@ -136,7 +149,7 @@ def test_training_finds_the_only_pixels_that_matter(method: MaskExplainer) -> No
     for i, (top, left, white) in enumerate(torch.randint(11, (256, 3), generator=generator).tolist()):
         images[i, 0, top : top + 5, left : left + 5] = float(white % 2)
         squares[i, top : top + 5, left : left + 5] = True
-    ids, label = tuple(map(str, range(256))), torch.zeros(256, dtype=torch.int64)
+    ids, label = tuple(map(str, range(256))), classifier(images).argmax(1)
 
     def read(chosen: Sequence[str]) -> tuple[Tensor, Tensor, None]:
         index = [int(i) for i in chosen]
@@ -146,9 +159,13 @@ def test_training_finds_the_only_pixels_that_matter(method: MaskExplainer) -> No
     trained = method.resolved(classifier.shape).network(classifier.shape, 2)
     trained.load_state_dict(fitted.state)
     with torch.no_grad():
-        maps = method.explain(trained.eval(), images[:50], label[:50], ImageRandom(0, ids[:50]))
+        maps, others = (
+            method.explain(trained.eval(), images[:50], y, ImageRandom(0, ids[:50])) for y in (label[:50], 1 - label[:50])
+        )
     top = maps.flatten(1).topk(25).indices
     assert squares[:50].flatten(1).gather(1, top).float().mean() > 0.8, "of the 25 best pixels, chance is 0.1"
+    if isinstance(method, RealTime):
+        assert others.mean() < 0.6 * maps.mean(), "the mask of a class that is not there is emptier"
 
 
 @pytest.mark.parametrize("spec", [f"{name}(upsample={m})" for name in ("vp", "nvp") for m in (1, 2, 4)] + ["vp", "nvp"])

@@ -18,11 +18,13 @@ class Method(Entry):
     Class attributes:
         control: True for a map that does not ask the classifier; shown on every board and never ranked.
         iterative: True if rounding is amplified (optimisation), so that batch invariance is checked in float64.
+        early_stop: True if an image may need fewer passes than ``cost`` says, which is then the most it can take.
         label: what the papers call it.
     """
 
     control: ClassVar[bool] = False
     iterative: ClassVar[bool] = False
+    early_stop: ClassVar[bool] = False
     label: ClassVar[str] = ""
     seed: Any = 0
     """Overridden by a dataclass field in stochastic methods; added to the run's seed."""
@@ -35,7 +37,7 @@ class Method(Entry):
         raise NotImplementedError
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
-        """Classifier passes per image of shape (c, h, w); the counters must report exactly these."""
+        """Classifier passes per image of shape (c, h, w); the counters must report exactly these (see ``early_stop``)."""
         raise NotImplementedError
 
     def not_applicable(self, classifier: Classifier) -> str | None:
@@ -68,6 +70,9 @@ class TrainedMethod(Method):
     epochs: Any = 1
     lr: Any = 1e-3
     batch: Any = 64
+    weight_decay: Any = 0.0
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Decay rates of Adam's two moments."""
     refit: ClassVar[dict[str, Any]] = {}
     """The reduced recipe with which the randomisation check fits the method anew on every randomised classifier."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -45,13 +45,19 @@ class Scored:
 class Metric(Entry):
     """A metric: subclass as a frozen dataclass of parameters and implement ``__call__`` and ``cost``.
 
+    A parameter that is None may be chosen on images of the held-out part: then ``calibration_images`` and ``calibrate`` too.
+
     Class attributes:
         columns: the named scores, with direction and unit.
         uses_maps: False if the metric asks the explainer for other maps than the method's own.
+        needs_boxes: True if it reads ``Batch.boxes``; without them it does not apply.
+        target_rule: the class explained, ``Batch.target``: the predicted one, or the image's label.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
     uses_maps: ClassVar[bool] = True
+    needs_boxes: ClassVar[bool] = False
+    target_rule: ClassVar[Literal["predicted", "label"]] = "predicted"
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """Scores of every column, one value per image; ``maps`` (b, h, w) is None where ``uses_maps`` is False."""
@@ -60,6 +66,23 @@ class Metric(Entry):
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """Classifier passes per image of one call when no map is stored; those for the argument ``maps`` are left out."""
         raise NotImplementedError
+
+    @property
+    def calibration_images(self) -> int:
+        """On how many held-out images ``calibrate`` chooses at most; 0 if no parameter is left to choose."""
+        return 0
+
+    def calibrate(self, explainer: Explainer, heldout: Batch, maps: Maps | None) -> Self:
+        """The metric with the parameters that are None chosen for this explainer, called once per cell before any score.
+
+        ``heldout`` shares no image with those that are scored; ``maps`` are its maps, as in ``__call__``. Raises NotApplicable
+        if the images allow no choice.
+        """
+        raise NotImplementedError
+
+    def calibration_cost(self, classifier: Classifier) -> Passes:
+        """Classifier passes of ``calibrate`` per held-out image; those for the argument ``maps`` are left out."""
+        return Passes()
 
     def explains(self, method: Method, classifier: Classifier) -> list[Method]:
         """The methods whose maps of the batch a call reads from the store, beside the argument ``maps``.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xbench.classifier import Classifier
+from xbench.fill import Filler
 from xbench.types import Images, Labels, Logits
 
 MaskOf = Callable[[Tensor, Tensor], Tensor]
@@ -17,20 +18,19 @@ Select = Callable[[Logits, Tensor], Tensor]
 
 
 @torch.no_grad()
-def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill: Tensor, select: Select) -> Tensor:
-    """Scores (b, steps, ...) of every image of ``x`` under ``steps`` masks: x * mask + fill * (1 - mask).
+def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill: Filler, select: Select) -> Tensor:
+    """Scores (b, steps, ...) of every image of ``x`` under ``steps`` masks: x * mask + fill * (1 - mask), exact where kept.
 
     Triples are packed step by step into batches of ``classifier.batch_size``, so that images and steps share a batch and no
-    more than one batch of masks exists at a time. ``fill`` broadcasts to (b, c, h, w). Works under ``no_grad``, not
+    more than one batch of masks exists at a time. Works under ``no_grad``, not
     ``inference_mode``, whose tensors could not be saved for a backward pass later.
     """
     b = len(x)
-    fill = fill.to(x).expand_as(x)
     parts = []
     for flat in torch.arange(b * steps, device=x.device).split(classifier.batch_size):
         image, step = flat % b, flat // b
         mask = mask_of(image, step).to(x.dtype)
-        parts.append(select(classifier(torch.lerp(fill[image], x[image], mask)), image))
+        parts.append(select(classifier(torch.lerp(fill(image, step, mask), x[image], mask)), image))
     scores = torch.cat(parts)
     return scores.view(steps, b, *scores.shape[1:]).transpose(0, 1)
 

@@ -158,7 +158,7 @@ class Registry(Generic[E_co]):
             raise XbenchError(f"malformed {self.kind} {spec!r}: write name or name(parameter=value, ...)")
         cls = self.get(match["name"])
         given = _arguments(self.kind, spec, match["args"] or "")
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for key, value in given.items():
             if key not in fields:
@@ -231,5 +231,5 @@ def _validated(where: str, value: Any, hint: Any) -> Any:
     try:
         return pydantic.TypeAdapter(hint).validate_python(value, strict=not isinstance(value, list))
     except pydantic.ValidationError as error:
-        detail = error.errors()[0]["msg"]
+        detail = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise XbenchError(f"{where}: given {value!r}: {detail}") from error

@@ -1,10 +1,8 @@
-"""The training of methods that have a network of their own: one loop for all of them, and the checkpoints it leaves."""
+"""The training loop: one for all networks that xbench trains, those of methods and inpainters."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xbench import __version__
 from xbench.classifier import Classifier
-from xbench.errors import NotApplicable, XbenchError
+from xbench.errors import XbenchError
 from xbench.method import TrainedMethod
 from xbench.registry import digest
 from xbench.rng import ImageRandom
-from xbench.subset import Dataset, Subset
+from xbench.subset import Subset
+from xbench.types import Images
 from xbench.weights import load_weights, save_weights
 
 Progress = Callable[[int, int, list[float]], None]
@@ -29,56 +27,76 @@ Progress = Callable[[int, int, list[float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that determines a trained network: the method's hyper-parameters, the classifier, the training images and a seed.
+    """All that determines a trained network.
 
-    ``method`` becomes the one that is trained: resolved for the image shape, without parameters that only change the map. Its
-    own ``seed``, if it has one, is added to ``seed``.
+    Args:
+        title: what is trained, for messages.
+        identity: what the metadata of a file must say for it to be this recipe's.
+        make: the untrained network; torch's generator is seeded before.
+        loss: (network, images, draws) -> the training loss of a batch, a scalar, averaged over its images.
+        train: the training images.
+        rng: the source of every draw that does not belong to an image.
+        like: a tensor of the device and the precision to train in.
+        epochs, lr, batch, weight_decay, betas: see ``train``.
     """
 
-    method: TrainedMethod
-    classifier: Classifier
+    title: str
+    identity: dict[str, Any]
+    make: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Images, ImageRandom], Tensor]
     train: Subset
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "method", self.method.resolved(self.classifier.shape).trained_as())
-
-    @functools.cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint's metadata must say for it to be this recipe's."""
-        return {
-            "method": self.method.identity,
-            "classifier": self.classifier.weights_digest,
-            "train": self.train.digest(),
-            "seed": self.seed,
-        }
-
-    @property
-    def rng(self) -> ImageRandom:
-        """The source of every draw that does not belong to an image."""
-        return ImageRandom(self.seed + self.method.seed, [])
-
-    @property
-    def file(self) -> str:
-        """The name of the checkpoint."""
-        return f"{self.method.name}-{digest(self.identity)[:16]}.safetensors"
+    rng: ImageRandom
+    like: Tensor
+    epochs: int
+    lr: float
+    batch: int
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def network(self) -> nn.Module:
-        """The untrained network on the classifier's device, initialised by the seed; torch's global generator is left alone."""
+        """The untrained network on its device, initialised by the seed; torch's global generator is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.rng.shared("network").initial_seed())
-            network = self.method.network(self.classifier.shape, self.classifier.classes)
-        return network.to(self.classifier.gray)
+            network = self.make()
+        return network.to(self.like)
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-        """State, metadata and digest of a checkpoint; XbenchError naming the file if it is damaged or of another recipe."""
+        """State, metadata and digest of a file; XbenchError naming the file if it is damaged or of another recipe."""
         state, about, sha = load_weights(path)
         other = [name for name, value in self.identity.items() if digest(about.get(name)) != digest(value)]
         if other:
             raise XbenchError(
-                f"checkpoint {path} is not what its name says: it was trained with another {', '.join(other)}; delete it"
+                f"file {path} is not what is asked for: it was trained with another {', '.join(other)}; delete it"
             )
         return state, about, sha
+
+
+def method_recipe(method: TrainedMethod, classifier: Classifier, train: Subset, seed: int = 0) -> Recipe:
+    """The recipe of a method's network for a classifier.
+
+    Trained is the method resolved for the image shape, without parameters that only change the map. Its own ``seed``, if it has
+    one, is added to ``seed``.
+    """
+    method = method.resolved(classifier.shape).trained_as()
+    return Recipe(
+        title=f"{method.spec} for {classifier.name!r}",
+        identity={
+            "method": method.identity,
+            "classifier": classifier.weights_digest,
+            "train": train.digest(),
+            "seed": seed,
+        },
+        make=lambda: method.network(classifier.shape, classifier.classes),
+        loss=lambda network, x, rng: method.loss(network, classifier, x, rng),
+        train=train,
+        rng=ImageRandom(seed + method.seed, []),
+        like=classifier.gray,
+        epochs=method.epochs,
+        lr=method.lr,
+        batch=method.batch,
+        weight_decay=method.weight_decay,
+        betas=method.betas,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,49 +109,39 @@ class Fitted:
     seconds: float
 
 
-def fit(
-    method: TrainedMethod,
-    classifier: Classifier,
-    train: Subset,
-    seed: int = 0,
-    progress: Progress | None = None,
-    partial: Path | None = None,
-) -> Fitted:
-    """Trains ``method`` for ``classifier`` on the images of ``train``.
+def train(recipe: Recipe, progress: Progress | None = None, partial: Path | None = None) -> Fitted:
+    """Trains the network of a recipe.
 
-    Adam with the method's ``lr``, decayed to 0 by a cosine over all steps, ``batch`` images a step, ``epochs`` epochs, each in
-    a new random order. Kept is the state at the end of the epoch with the lowest mean training loss (VarSal's rule). Every
-    draw is keyed by (seed, step, image), so that two fits on one machine with one number of threads give identical weights (on
-    a GPU if the classifier's own operations are deterministic there), and so does one that was killed and goes on from
-    ``partial``, a file written after every epoch.
+    Adam with the recipe's ``betas``, ``weight_decay`` and ``lr``, the last decayed to 0 by a cosine over all steps, ``batch``
+    images a step, ``epochs`` epochs, each in a new random order. Kept is the state at the end of the epoch with the lowest mean
+    training loss (VarSal's rule). Every draw is keyed by (seed, step, image), so that two fits on one machine with one number of
+    threads give identical weights (on a GPU if the operations of the loss are deterministic there), and so does one that was
+    killed and goes on from ``partial``, a file written after every epoch.
 
     Raises XbenchError if the loss is not finite, or if ``partial`` is damaged or of another recipe.
     """
-    recipe = Recipe(method, classifier, train, seed)
-    method = recipe.method
-    network = recipe.network().train()
-    optimiser = torch.optim.Adam(network.parameters(), lr=method.lr)
-    rng = recipe.rng
+    network, rng, images = recipe.network().train(), recipe.rng, recipe.train
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     best, losses, seconds = _snapshot(network), list[float](), 0.0
     if partial is not None and partial.exists():
         best, losses, seconds = _resume(recipe, partial, network, optimiser)
-    steps = math.ceil(len(train) / method.batch)
-    for epoch in range(len(losses), method.epochs):
+    steps = math.ceil(len(images) / recipe.batch)
+    for epoch in range(len(losses), recipe.epochs):
         start = time.perf_counter()
-        order = torch.randperm(len(train), generator=rng.shared("order", epoch)).tolist()
-        total = torch.zeros((), device=classifier.device)
+        order = torch.randperm(len(images), generator=rng.shared("order", epoch)).tolist()
+        total = torch.zeros((), device=recipe.like.device)
         for step in range(epoch * steps, (epoch + 1) * steps):
-            first = (step - epoch * steps) * method.batch
-            ids = [train.ids[i] for i in order[first : first + method.batch]]
+            first = (step - epoch * steps) * recipe.batch
+            ids = [images.ids[i] for i in order[first : first + recipe.batch]]
             for group in optimiser.param_groups:
-                group["lr"] = method.lr * (1 + math.cos(math.pi * step / (method.epochs * steps))) / 2
+                group["lr"] = recipe.lr * (1 + math.cos(math.pi * step / (recipe.epochs * steps))) / 2
             draws = ImageRandom(rng.shared("step", step).initial_seed(), ids)
-            total += _step(method, network, optimiser, classifier, train.read(ids)[0], draws) * len(ids)
+            total += _step(recipe, network, optimiser, images.read(ids)[0], draws) * len(ids)
             if progress is not None:
-                progress(step + 1, method.epochs * steps, list(losses))
-        losses.append(float(total) / len(train))
+                progress(step + 1, recipe.epochs * steps, list(losses))
+        losses.append(float(total) / len(images))
         if not math.isfinite(losses[-1]):
-            raise XbenchError(f"training {method.spec} for {classifier.name!r} diverged in epoch {epoch + 1}: try a lower lr")
+            raise XbenchError(f"training {recipe.title} diverged in epoch {epoch + 1}: try a lower lr")
         if losses[-1] < min(losses[:-1], default=math.inf):
             best = _snapshot(network)
         seconds += time.perf_counter() - start
@@ -142,102 +150,24 @@ def fit(
     return Fitted(best, losses, losses.index(min(losses)), seconds)
 
 
-def fit_to_file(
-    method: TrainedMethod, classifier: Classifier, train: Subset, seed: int, folder: Path, progress: Progress | None = None
-) -> Path:
-    """Trains as ``fit`` does and writes the checkpoint into ``folder``; a checkpoint that is there is verified and returned.
-
-    A killed training goes on after its last whole epoch, kept beside the checkpoint in a file that ends with ``.partial``.
-    """
-    recipe = Recipe(method, classifier, train, seed)
-    path = folder / recipe.file
-    if path.exists():
-        recipe.read(path)
-        return path
-    partial = path.with_name(f"{path.name}.partial")
-    fitted = fit(method, classifier, train, seed, progress, partial)
-    about = {
-        "spec": method.spec,
-        "classifier_name": classifier.name,
-        "train_name": train.name,
-        "losses": [round(loss, 6) for loss in fitted.losses],
-        "epoch": fitted.epoch,
-        "seconds": round(fitted.seconds, 1),
-        "versions": {"xbench": __version__, "torch": torch.__version__},
-    }
-    save_weights(path, fitted.state, recipe.identity | about)
-    partial.unlink(missing_ok=True)
-    return path
+def fit(
+    method: TrainedMethod,
+    classifier: Classifier,
+    images: Subset,
+    seed: int = 0,
+    progress: Progress | None = None,
+    partial: Path | None = None,
+) -> Fitted:
+    """Trains ``method`` for ``classifier`` on ``images``, see ``train``."""
+    return train(method_recipe(method, classifier, images, seed), progress, partial)
 
 
-class Checkpoints:
-    """The trained networks of one dataset: those that ship with xbench or lie on ``XBENCH_PATH``, and those in ``folders``.
-
-    Args:
-        dataset: on whose ``train`` part the methods are trained.
-        folders: of the user's own checkpoints; ``fit`` writes to the last.
-    """
-
-    def __init__(self, dataset: Dataset, *folders: Path) -> None:
-        self.dataset = dataset
-        methods = importlib.import_module("xbench.methods")
-        self.folders = [*(Path(path) / "checkpoints" for path in methods.__path__), *folders]
-        self._networks: dict[object, tuple[nn.Module, str]] = {}
-
-    def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]:
-        """The trained network in eval mode on the classifier's device, and the digest of its weights; read once, then kept.
-
-        Raises NotApplicable naming the command that trains it if there is none, XbenchError if its file is damaged.
-        """
-        return self._load(method, classifier, 0, self._missing)
-
-    def fit(self, method: TrainedMethod, classifier: Classifier, seed: int) -> tuple[nn.Module, str]:
-        """The same for any classifier and seed; trained now and written to ``folder`` if there is none yet."""
-        return self._load(method, classifier, seed, self._train)
-
-    def _load(
-        self, method: TrainedMethod, classifier: Classifier, seed: int, otherwise: Callable[[Recipe], Path]
-    ) -> tuple[nn.Module, str]:
-        recipe = Recipe(method, classifier, self.train, seed)
-        slot = (recipe.method, classifier.weights_digest, seed, classifier.device, classifier.gray.dtype)
-        if slot not in self._networks:
-            paths = [folder / recipe.file for folder in self.folders]
-            path = next((path for path in paths if path.exists()), None) or otherwise(recipe)
-            state, _, sha = recipe.read(path)
-            network = recipe.network()
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                raise XbenchError(
-                    f"checkpoint {path} does not fit {method.spec}: {str(error).splitlines()[-1].strip()}"
-                ) from error
-            self._networks[slot] = network.eval().requires_grad_(False), sha
-        return self._networks[slot]
-
-    @functools.cached_property
-    def train(self) -> Subset:
-        """The images that the networks are trained on; NotApplicable if the dataset has no training part."""
-        try:
-            return self.dataset.load("train")
-        except XbenchError as error:
-            raise NotApplicable(f"trained methods need the training part of {self.dataset.spec}: {error}") from error
-
-    def _train(self, recipe: Recipe) -> Path:
-        return fit_to_file(recipe.method, recipe.classifier, recipe.train, recipe.seed, self.folders[-1])
-
-    def _missing(self, recipe: Recipe) -> Path:
-        command = f"xbench fit '{recipe.method.spec}' --dataset {self.dataset.spec} --classifier {recipe.classifier.name}"
-        raise NotApplicable(f"{recipe.method.spec} is not trained for this classifier and dataset: run {command}")
-
-
-def _step(
-    method: TrainedMethod, network: nn.Module, optimiser: torch.optim.Adam, classifier: Classifier, x: Tensor, rng: ImageRandom
-) -> Tensor:
+def _step(recipe: Recipe, network: nn.Module, optimiser: torch.optim.Adam, x: Tensor, rng: ImageRandom) -> Tensor:
     """One update; the batch's loss, detached. Gradients are on even where the caller (a metric) has switched them off."""
-    x = x.to(classifier.gray)
+    x = x.to(recipe.like)
     cudnn = torch.backends.cudnn
     with torch.enable_grad(), cudnn.flags(enabled=cudnn.enabled, allow_tf32=cudnn.allow_tf32, deterministic=True):
-        loss = method.loss(network, classifier, x, rng)
+        loss = recipe.loss(network, x, rng)
         optimiser.zero_grad()
         loss.backward()
     optimiser.step()

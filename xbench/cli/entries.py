@@ -64,7 +64,7 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
 
         return [{"name": name, "what it does": load_suite(name).description} for name in suite_names()]
     if kind is Kind.FILLS:
-        from xbench.ops.fill import FILLS
+        from xbench.fill import FILLS
 
         return [{"name": name} for name in FILLS]
     registry: Registry[Any]

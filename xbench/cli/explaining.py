@@ -34,12 +34,12 @@ def explain(
     """Explains one image: writes a PNG with the image and every method's map laid over it."""
     import torch
 
+    from xbench.checkpoints import Checkpoints
     from xbench.explainer import Explainer
     from xbench.method import METHODS, TrainedMethod
     from xbench.run.plan import load_classifier
     from xbench.store import user_cache
     from xbench.subset import DATASETS
-    from xbench.training import Checkpoints
 
     methods = [METHODS.make(spec) for spec in dict.fromkeys(method or ["gradcam"])]
     model = load_classifier(classifier, device)

@@ -26,11 +26,11 @@ def fit(
 
     The seed is a parameter of the method: xbench fit 'vp(seed=1)'.
     """
+    from xbench.checkpoints import fit_to_file
     from xbench.method import METHODS, TrainedMethod
     from xbench.run.plan import check_match, load_classifier
     from xbench.store import user_cache
     from xbench.subset import DATASETS
-    from xbench.training import fit_to_file
 
     entry = METHODS.make(method)
     if not isinstance(entry, TrainedMethod):
@@ -80,11 +80,16 @@ def subset(
     import torch
 
     from xbench.classifier import CLASSIFIERS
+    from xbench.run.plan import check_match
     from xbench.subset import DATASETS, confident_ids
 
     entry = DATASETS.make(dataset)
+    if not (classifier or entry.classifier):
+        raise XbenchError(f"dataset {dataset!r} has no classifier of its own: name one with --classifier")
     model = CLASSIFIERS.make(classifier or entry.classifier).load()
-    ids = confident_ids(entry.load("test"), model)
+    test = entry.load("test")
+    check_match(test, model)
+    ids = confident_ids(test, model)
     if len(ids) < images + heldout:
         asked = images + heldout
         raise XbenchError(f"only {len(ids)} images of {dataset!r} are predicted correctly with p > 0.5; {asked} were asked for")

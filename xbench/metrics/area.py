@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
+from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.fill import FILLS, Fill, make_fill
 from xbench.ops.ranking import ranks
 from xbench.perturb import all_logits, stream
 from xbench.rng import ImageRandom
@@ -41,7 +41,7 @@ class Area(Metric):
     whole pixels, and the integral uses the exact share; ties are broken by image (see ``ranks``).
 
     Args:
-        fill: what replaces the removed pixels, see ``make_fill``; the paper's is ``gray``. It matters: scores of different
+        fill: what replaces the removed pixels, see ``make_filler``; the paper's is ``gray``. It matters: scores of different
             fills do not compare, and a method that was trained or run with the metric's fill as its baseline has an advantage.
 
     Raises ValueError if ``fill`` is not one of the fills.
@@ -57,8 +57,7 @@ class Area(Metric):
     )
 
     def __post_init__(self) -> None:
-        if self.fill not in FILLS:
-            raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {self.fill!r}")
+        valid_fill(self.fill)
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the six curves (b, 11)."""
@@ -68,7 +67,7 @@ class Area(Metric):
         pixels = h * w
         rng = ImageRandom(explainer.seed, batch.ids)
         order = ranks(maps, rng.uniform("ties", (pixels,)))
-        fill = make_fill(self.fill, batch.x, classifier.gray, lambda shape: rng.normal("fill", shape))
+        fill = make_filler(self.fill, classifier, batch.x, rng)
         removed = (torch.arange(11, device=maps.device) * pixels + 5) // 10
         # 20 masks: first the whole top curve, then the inside of the low curve, which shares both its ends.
         from_top = torch.cat([removed, removed.new_zeros(9)])
@@ -99,3 +98,7 @@ class Area(Metric):
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """20 forward passes: the whole image, the completely filled one, 9 with the top and 9 with the low pixels removed."""
         return Passes(forward=20)
+
+    def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return no_inpainter(self.fill, classifier)

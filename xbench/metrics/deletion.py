@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
+from xbench.fill import make_filler
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
 from xbench.ops.ranking import ranks
@@ -43,13 +44,15 @@ class Deletion(Metric):
         assert maps is not None
         _, h, w = maps.shape
         removed = removed_counts(h * w).to(maps.device)
-        order = ranks(maps, ImageRandom(explainer.seed, batch.ids).uniform("ties", (h * w,)))
+        rng = ImageRandom(explainer.seed, batch.ids)
+        order = ranks(maps, rng.uniform("ties", (h * w,)))
 
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
             return (order[image] >= removed[step, None]).view(-1, 1, h, w)
 
         classifier = explainer.classifier
-        curve = stream(classifier, batch.x, len(removed), mask_of, classifier.gray, probability_of(batch.target))
+        fill = make_filler("gray", classifier, batch.x, rng)
+        curve = stream(classifier, batch.x, len(removed), mask_of, fill, probability_of(batch.target))
         return Scored({"auc": torch.trapezoid(curve, removed.to(curve) / (h * w), dim=1)}, {"probability": curve})
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from xbench.checkpoints import Checkpoints
 from xbench.classifier import CLASSIFIERS, Classifier, Passes, default_batch_size
 from xbench.errors import NotApplicable, XbenchError
 from xbench.method import METHODS, Method, TrainedMethod
@@ -19,7 +21,6 @@ from xbench.rng import ImageRandom
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import PART_IMAGES, Store, user_cache
 from xbench.subset import DATASETS, Subset
-from xbench.training import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,25 @@ class Cell:
     not_applicable: str
     missing: tuple[int, ...]
     """Indices of the parts that the store does not have."""
+    heldout: tuple[str, ...] = ()
+    """The held-out images that the metric is calibrated on."""
+    calibrated: bool = False
+    """The store has the calibration."""
 
     @property
     def parts(self) -> list[tuple[str, ...]]:
         """The ids, in fixed chunks."""
-        return [self.ids[i : i + PART_IMAGES] for i in range(0, len(self.ids), PART_IMAGES)]
+        return chunks(self.ids)
+
+    @property
+    def calibration(self) -> Path:
+        """Where the store keeps the calibration, as a part of its own."""
+        return self.folder / "calibration"
+
+    @property
+    def heldout_left(self) -> int:
+        """Held-out images on which the metric is still to be calibrated."""
+        return 0 if self.done or self.calibrated else len(self.heldout)
 
     @property
     def images_left(self) -> int:
@@ -69,6 +84,21 @@ class Plan:
     limit: int | None = None
     cells: Sequence[Cell] = ()
 
+    @functools.cached_property
+    def heldout(self) -> Subset:
+        """The images to calibrate metrics on; XbenchError if the dataset has none, or if some of them are scored as well."""
+        subset = DATASETS.make(self.suite.dataset).load("heldout")
+        shared = set(subset.ids) & set(self.subset.ids)
+        if shared or not subset.ids:
+            share = f"and {self.subset.name!r} share {len(shared)} images" if shared else "is empty"
+            raise XbenchError(f"{subset.name!r} {share}")
+        return subset
+
+    @functools.cached_property
+    def has_boxes(self) -> bool:
+        """Whether the subset says where the objects are."""
+        return self.subset.read(self.subset.first(1))[2] is not None
+
     @property
     def todo(self) -> list[Cell]:
         """The cells that are not stored and do apply."""
@@ -81,7 +111,8 @@ class Plan:
         shape = self.classifier.shape
         each = cell.metric.cost(cell.method, self.classifier)
         shared = sum((m.cost(shape) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
-        return (each - shared) * cell.images_left + self._fit_passes(cell)
+        calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
+        return (each - shared) * cell.images_left + calibration + self._fit_passes(cell)
 
     def _fit_passes(self, cell: Cell) -> Passes:
         """Classifier passes of the trainings within a cell."""
@@ -94,11 +125,14 @@ class Plan:
 
     def map_passes(self, cells: Sequence[Cell]) -> Passes:
         """Passes for the stored maps that the cells read, each made once however many of them read it."""
-        images: dict[Method, int] = {}
+        images: dict[tuple[str, Method], int] = {}
         for cell in cells:
-            for method in cell.reads(self.classifier):
-                images[method] = max(images.get(method, 0), cell.images_left)
-        return sum((method.cost(self.classifier.shape) * count for method, count in images.items()), Passes())
+            reads = cell.reads(self.classifier)
+            wanted = [("evaluation", method, cell.images_left) for method in reads]
+            wanted += [("heldout", method, cell.heldout_left) for method in reads[:1] if cell.metric.uses_maps]
+            for part, method, count in wanted:
+                images[part, method] = max(images.get((part, method), 0), count)
+        return sum((method.cost(self.classifier.shape) * count for (_, method), count in images.items()), Passes())
 
     def empty_result(self, cell: Cell) -> Result:
         """The result of a cell before anything is known of it."""
@@ -129,7 +163,8 @@ def make_plan(
 ) -> Plan:
     """Expands a suite into cells.
 
-    ``methods`` replaces the suite's list; ``limit`` caps every metric's number of images. Raises XbenchError for anything
+    ``methods`` replaces the suite's list; ``limit`` caps every metric's number of images, those of its calibration too (own
+    decision: a look at a few images should not wait for a hundred others). Raises XbenchError for anything
     unknown, before anything is computed.
     """
     classifier = load_classifier(suite.classifier, device)
@@ -157,29 +192,52 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
     draws = _draws(run.draws, len(ids), suite.seed)
     cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", missing=())
     reason = method.not_applicable(classifier) or metric.not_applicable(method, classifier)
+    if not reason and metric.needs_boxes and not plan.has_boxes:
+        reason = f"{plan.subset.name} has no boxes"
+    heldout: tuple[str, ...] = ()
     states: list[str] = []
     if not reason:
         try:
             read = [m for m in cell.reads(classifier) if isinstance(m, TrainedMethod)]
             states = [plan.checkpoints.find(m, classifier)[1] for m in read]
+            heldout = _heldout(metric, plan)
         except NotApplicable as error:
             reason = str(error)
-    key = digest(
-        {
-            "metric": metric.identity,
-            "method": method.resolved(classifier.shape).identity,
-            "checkpoints": states,
-            "classifier": classifier.identity,
-            "images": plan.subset.digest(ids),
-            "target": "predicted",
-            "precision": "float32",
-            "seed": suite.seed,
-        }
-    )
+    identity = {
+        "metric": metric.identity,
+        "method": method.resolved(classifier.shape).identity,
+        "checkpoints": states,
+        "classifier": classifier.identity,
+        "images": plan.subset.digest(ids),
+        "target": metric.target_rule,
+        "precision": "float32",
+        "seed": suite.seed,
+    }
+    if heldout:
+        identity["heldout"] = plan.heldout.digest(heldout)
+    key = digest(identity)
     folder = plan.store.cell(plan.subset.name, classifier.name, method.spec, metric.spec, key)
-    cell = dataclasses.replace(cell, key=key, folder=folder, not_applicable=reason or "")
+    cell = dataclasses.replace(cell, key=key, folder=folder, not_applicable=reason or "", heldout=heldout)
     missing = () if reason else tuple(i for i in range(len(cell.parts)) if plan.store.read_part(folder, i) is None)
-    return dataclasses.replace(cell, missing=missing)
+    calibrated = bool(heldout and missing) and plan.store.read_part(cell.calibration, 0) is not None
+    return dataclasses.replace(cell, missing=missing, calibrated=calibrated)
+
+
+def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:
+    """The ids to calibrate the metric on; NotApplicable naming the parameters to give if the dataset has none to offer."""
+    wanted = metric.calibration_images
+    if not wanted:
+        return ()
+    try:
+        return plan.heldout.first(min(wanted, plan.limit or wanted, len(plan.heldout)))
+    except XbenchError as error:
+        free = ", ".join(f"{name}=..." for name, value in metric.parameters.items() if value is None)
+        raise NotApplicable(f"no held-out images to calibrate on ({error}): give {metric.name}({free})") from error
+
+
+def chunks(ids: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The ids in the pieces that are computed and stored at a time."""
+    return [ids[i : i + PART_IMAGES] for i in range(0, len(ids), PART_IMAGES)]
 
 
 def load_classifier(spec: str, device: str) -> Classifier:

@@ -8,20 +8,24 @@ import importlib.metadata
 import platform
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 
 from xbench import __version__
 from xbench.errors import NotApplicable
 from xbench.explainer import Explainer
-from xbench.metric import Scored
+from xbench.metric import METRICS, Metric, Scored
 from xbench.result import Result
-from xbench.run.plan import Cell, Plan
+from xbench.run.plan import Cell, Plan, chunks
 from xbench.run.progress import Progress
 from xbench.store import StoreError
 from xbench.subset import Batch
+
+Rule = Literal["predicted", "label"]
+Batches = Callable[[Literal["evaluation", "heldout"], tuple[str, ...], Rule], Batch]
 
 
 def run(plan: Plan, progress: Progress) -> list[Result]:
@@ -51,16 +55,17 @@ def run(plan: Plan, progress: Progress) -> list[Result]:
     return collect(plan)
 
 
-def run_cell(plan: Plan, cell: Cell, batches: Callable[[tuple[str, ...]], Batch]) -> None:
-    """Computes and stores the missing parts of one cell."""
+def run_cell(plan: Plan, cell: Cell, batches: Batches) -> None:
+    """Computes and stores the missing parts of one cell, after what its metric is calibrated to."""
     explainer = Explainer(cell.method, plan.classifier, plan.suite.seed, plan.checkpoints, plan.store)
+    metric, calibration = calibrated(plan, cell, explainer, batches)
     for index in cell.missing:
         ids = cell.parts[index]
-        batch = batches(ids)
+        batch = batches("evaluation", ids, metric.target_rule)
         passes, start = plan.classifier.passes.copy(), time.perf_counter()
         maps = explainer.maps(batch) if cell.metric.uses_maps else None
         explained = time.perf_counter()
-        scored = cell.metric(explainer, batch, maps)
+        scored = metric(explainer, batch, maps)
         check_scores(cell, scored, len(ids))
         used = plan.classifier.passes - passes
         record = {
@@ -70,6 +75,7 @@ def run_cell(plan: Plan, cell: Cell, batches: Callable[[tuple[str, ...]], Batch]
             "metric": scored.record,
             "batch_size": plan.classifier.batch_size,
             "machine": machine(str(plan.classifier.device)),
+            **calibration,
         }
         content = {
             "key": cell.key,
@@ -82,6 +88,31 @@ def run_cell(plan: Plan, cell: Cell, batches: Callable[[tuple[str, ...]], Batch]
             "record": record,
         }
         plan.store.write_part(cell.folder, index, content)
+
+
+def calibrated(plan: Plan, cell: Cell, explainer: Explainer, batches: Batches) -> tuple[Metric, dict[str, Any]]:
+    """The cell's metric with what it chooses on held-out images, and the record of that; stored before any image is scored.
+
+    A cell that goes on after a kill reads what is stored, so that all its images are scored alike.
+    """
+    if not cell.heldout:
+        return cell.metric, {}
+    content = plan.store.read_part(cell.calibration, 0)
+    if content is None:
+        parts = [batches("heldout", ids, cell.metric.target_rule) for ids in chunks(cell.heldout)]
+        passes, start = plan.classifier.passes.copy(), time.perf_counter()
+        maps = torch.cat([explainer.maps(part) for part in parts]) if cell.metric.uses_maps else None
+        chosen = cell.metric.calibrate(explainer, joined(parts), maps)
+        content = {
+            "key": cell.key,
+            "metric": chosen.spec,
+            "ids": list(cell.heldout),
+            "seconds": round(time.perf_counter() - start, 3),
+            "passes": dataclasses.asdict(plan.classifier.passes - passes),
+        }
+        plan.store.write_part(cell.calibration, 0, content)
+    about = {name: content[name] for name in ("metric", "seconds", "passes")}
+    return METRICS.make(content["metric"]), {"calibration": {**about, "images": len(content["ids"])}}
 
 
 def check_scores(cell: Cell, scored: Scored, count: int) -> None:
@@ -97,12 +128,20 @@ def check_scores(cell: Cell, scored: Scored, count: int) -> None:
             raise ValueError(f"{cell.metric.spec}: {column.name!r} is NaN without a reason for {len(unexplained)} images")
 
 
-def make_batch(plan: Plan, ids: tuple[str, ...]) -> Batch:
-    """The images on the classifier's device, with the class to explain: the predicted one."""
-    x, label, boxes = plan.subset.read(ids)
-    x = x.to(plan.classifier.device)
-    target = plan.classifier.probabilities(x).argmax(1)
-    return Batch(list(ids), x, label.to(x.device), target, boxes)
+def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[str, ...], rule: Rule) -> Batch:
+    """The images on the classifier's device, with the class to explain: the predicted one or the label."""
+    x, label, boxes = (plan.subset if part == "evaluation" else plan.heldout).read(ids)
+    x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
+    target = label if rule == "label" else plan.classifier.probabilities(x).argmax(1)
+    return Batch(list(ids), x, label, target, boxes)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "label", "target")}
+    boxes = [batch.boxes for batch in batches if batch.boxes is not None]
+    ids = [image for batch in batches for image in batch.ids]
+    return Batch(ids, **tensors, boxes=list(chain.from_iterable(boxes)) if boxes else None)
 
 
 def collect(plan: Plan) -> list[Result]:

@@ -26,7 +26,9 @@ def check_metric(spec: str) -> None:
     classifier, with the methods ``gradient`` and ``random`` or, where it does not apply to them, the cheapest registered one:
     one score per image for every column, NaN only with a reason; equal scores for equal seeds whatever the global generators
     hold; the same scores whatever the batch (1e-5 in float32; 1e-6 in float64 where the metric explains images itself, because
-    a search amplifies rounding); passes counted as ``cost`` says; classifier, images and maps left as found; constant maps.
+    a search amplifies rounding); passes counted as ``cost`` says; classifier, images and maps left as found; constant maps. A
+    metric that calibrates itself is checked as it is after its calibration on four other images, which must leave nothing to
+    choose, give the same twice, and count as ``calibration_cost`` says. Boxes are there only if it declares ``needs_boxes``.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter; an exception of the
     metric is not caught.
@@ -47,8 +49,12 @@ def _findings(metric: Metric) -> Iterator[str]:
     costs = [metric.cost(method, tiny_classifier(SHAPE)) for method in methods]
     explains = not metric.uses_maps or len(methods) == 1 or costs[0] != costs[1]
     for method in methods:
-        yield from _with(metric, method)
-        yield from _batches(metric, method, *((torch.float64, 1e-6) if explains else (torch.float32, 1e-5)))
+        ready, wrong = _calibrated(metric, method)
+        yield from wrong
+        if wrong:
+            continue
+        yield from _with(ready, method)
+        yield from _batches(ready, method, *((torch.float64, 1e-6) if explains else (torch.float32, 1e-5)))
 
 
 def _methods(metric: Metric) -> list[Method]:
@@ -63,6 +69,33 @@ def _methods(metric: Metric) -> list[Method]:
     others = [METHODS.quick(name) for name in METHODS.names()]
     others = [method for method in others if not isinstance(method, TrainedMethod) and applies(method)]
     return sorted(others, key=lambda method: metric.cost(method, classifier).forward)[:1]
+
+
+def _calibrated(metric: Metric, method: Method) -> tuple[Metric, list[str]]:
+    """The metric with what it chooses on held-out images, itself if nothing is to choose; and the rules that this breaks."""
+    if not metric.calibration_images:
+        return metric, []
+    where = f"{metric.spec} of {method.spec}"
+    explainer, heldout, maps = _bound(metric, method, torch.float32, images=min(4, metric.calibration_images), seed=1)
+    classifier = explainer.classifier
+    before, passes = snapshot(classifier), classifier.passes.copy()
+    with global_seed(1):
+        ready = metric.calibrate(explainer, heldout, maps)
+    used, expected = classifier.passes - passes, metric.calibration_cost(classifier) * len(heldout)
+    wrong = []
+    if used != expected:
+        wrong.append(f"{where}: {used} counted for {len(heldout)} held-out images, calibration_cost() says {expected}")
+    if changed := changes(before, snapshot(classifier)):
+        wrong.append(f"{where}: calibrate() does not leave as found: {', '.join(changed)}")
+    if ready.calibration_images:
+        wrong.append(f"{where}: calibrate() leaves something to choose: {ready.spec}")
+    if METRICS.make(ready.spec) != ready:
+        wrong.append(f"{where}: the spec {ready.spec!r} makes {METRICS.make(ready.spec)!r}")
+    with global_seed(2):
+        again = metric.calibrate(explainer, heldout, maps)
+    if again != ready:
+        wrong.append(f"{where}: two calibrations with the same seed give {ready.spec} and {again.spec}")
+    return ready, wrong
 
 
 def _with(metric: Metric, method: Method) -> Iterator[str]:
@@ -93,9 +126,15 @@ def _with(metric: Metric, method: Method) -> Iterator[str]:
             yield from _valid(f"{where}, maps of {value}", metric, constant, len(batch))
 
 
-def _bound(metric: Metric, method: Method, dtype: torch.dtype) -> tuple[Explainer, Batch, Maps | None]:
+def _bound(
+    metric: Metric, method: Method, dtype: torch.dtype, images: int = 3, seed: int = 0
+) -> tuple[Explainer, Batch, Maps | None]:
     explainer = Explainer(method, tiny_classifier(SHAPE).to(dtype))
-    batch = tiny_batch(3, explainer.classifier)
+    batch = tiny_batch(images, explainer.classifier, seed)
+    if metric.target_rule == "label":
+        batch = dataclasses.replace(batch, target=batch.label)
+    if not metric.needs_boxes:
+        batch = dataclasses.replace(batch, boxes=None)
     return explainer, batch, explainer.maps(batch) if metric.uses_maps else None
 
 

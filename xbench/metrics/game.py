@@ -1,0 +1,80 @@
+"""Deletion and insertion game: how well do the most important pixels predict the class, alone and when they are missing?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from xbench.classifier import Classifier, Passes
+from xbench.explainer import Explainer
+from xbench.fill import make_filler
+from xbench.method import Method
+from xbench.metric import METRICS, Column, Metric, Scored
+from xbench.ops.ranking import ranks
+from xbench.perturb import probability_of, stream
+from xbench.rng import ImageRandom
+from xbench.subset import Batch
+from xbench.types import Images, Maps, Masks
+
+
+@METRICS.register("game")
+@dataclass(frozen=True)
+class Game(Metric):
+    """Mean class probability when the top k % of the pixels are kept, and when they are removed, k = 0, 10, .., 100.
+
+    - ``insertion``: the mean over the 11 k of p_c with only the top k % kept, in [0, 1]; higher = better.
+    - ``deletion``: the mean over the 11 k of p_c with the top k % removed, in [0, 1]; lower = better.
+    - ``overall``: insertion - deletion, in [-1, 1]; higher = better. Pixels in random order score 0 on average.
+
+    Missing pixels are made up from the others by noisy linear imputation, the fill ``linear`` of `xbench.fill.make_filler`
+    (Rong et al. 2022, https://arxiv.org/abs/2202.00449), so that the shape of a mask tells less about the class than with
+    a constant colour. What a mask lets the classifier see need not look like its training images, with any fill: a good score
+    alone does not prove a faithful map.
+
+    ``curves`` holds p_c (b, 11) at every k as ``"insertion"`` and ``"deletion"``.
+
+    Source: Singh and Namboodiri, Saliency as a Schedule. Own decisions: k % is rounded to whole pixels; ties are broken by
+    image (see ``ranks``); the noise is drawn per image and share of missing pixels, so that it is the same for every method.
+    """
+
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("insertion", "Game, insertion", True),
+        Column("deletion", "Game, deletion", False),
+        Column("overall", "Game, overall", True),
+    )
+
+    def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
+        """The scores (b,) and the two curves (b, 11)."""
+        assert maps is not None
+        classifier = explainer.classifier
+        _, h, w = maps.shape
+        pixels = h * w
+        rng = ImageRandom(explainer.seed, batch.ids)
+        order = ranks(maps, rng.uniform("ties", (pixels,)))
+        impute = make_filler("linear", classifier, batch.x, rng)
+        counts = (torch.arange(11, device=maps.device) * pixels + 5) // 10
+        # 20 masks: first all deletions, then the insertions of 10 to 90 %, since both games start or end with all and nothing.
+        from_top = torch.cat([counts, counts.new_zeros(9)])
+        from_low = torch.cat([counts.new_zeros(11), pixels - counts[1:-1]])
+        missing = torch.cat([torch.arange(11), torch.arange(9, 0, -1)]).to(maps.device)  # in tenths
+
+        def mask_of(image: Tensor, step: Tensor) -> Masks:
+            position = order[image]
+            keep = (position >= from_top[step, None]) & (position < pixels - from_low[step, None])
+            return keep.view(-1, 1, h, w)
+
+        def fill(image: Tensor, step: Tensor, keep: Masks) -> Images:
+            return impute(image, missing[step], keep)
+
+        p = stream(classifier, batch.x, 20, mask_of, fill, probability_of(batch.target))
+        deletion, insertion = p[:, :11], torch.cat([p[:, 10:], p[:, :1]], 1)
+        scores = {"insertion": insertion.mean(1), "deletion": deletion.mean(1)}
+        scores["overall"] = scores["insertion"] - scores["deletion"]
+        return Scored(scores, {"insertion": insertion, "deletion": deletion})
+
+    def cost(self, method: Method, classifier: Classifier) -> Passes:
+        """20 forward passes: the whole image, the completely missing one, 9 with the top pixels removed, 9 with them kept."""
+        return Passes(forward=20)
