@@ -15,7 +15,7 @@ from xbench.method import METHODS, Method, default_upsample
 from xbench.methods.mp2 import log_odds
 from xbench.methods.vp import upsampled
 from xbench.rng import ImageRandom
-from xbench.types import Images, Labels, Maps, Masks
+from xbench.types import Images, Labels, Maps
 
 LEARNING_RATE = 0.05
 TEMPERATURE = 0.1
@@ -74,7 +74,9 @@ class Fido(Method):
         # The draws of several images share a batch, or those of one image fill several.
         chunks = torch.arange(len(x), device=x.device).split(max(1, classifier.batch_size // self.samples))
         with torch.enable_grad():
-            drop = [self._optimised(classifier, x[i], y[i], ImageRandom(rng.seed, [rng.ids[j] for j in i])) for i in chunks]
+            drop = [
+                self._optimised(classifier, x[i], y[i], ImageRandom(rng.seed, [rng.ids[j] for j in i.tolist()])) for i in chunks
+            ]
         return upsampled(torch.sigmoid(-torch.cat(drop)), x) - 0.5
 
     def _optimised(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Float[Tensor, "b rows columns"]:
@@ -92,7 +94,7 @@ class Fido(Method):
         for step in range(self.steps):
             noise = rng.uniform("concrete", (self.samples, h, w), step).to(x)
             z = concrete(drop, noise).view(-1, 1, h, w)
-            ascent = []  # of the log odds, by the masks
+            ascent: list[Tensor] = []  # of the log odds, by the masks
             for part in torch.arange(len(z), device=x.device).split(classifier.batch_size):
                 keep = z[part].detach().requires_grad_()
                 fill = filler(image[part], step * self.samples + sample[part], keep.detach())

@@ -13,8 +13,9 @@ from torch import Tensor
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, Filler, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
+from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
-from xbench.types import Images, Labels, Logits, Maps, Masks
+from xbench.types import Images, Labels, Logits, Maps, Masks, Scores
 
 CELLS = 2
 """Cells removed in an iteration."""
@@ -35,14 +36,14 @@ class Mp2(Method):
     (own decision). With ``map="order"`` the map is 1 - t/T for a cell removed in iteration t = 0, 1, .. of at most T, hence in
     (0, 1], and 0 for a kept one; with ``"binary"`` it is 1 and 0.
 
-    The fill f is the image that ``fill`` makes, or in MP2-G G(m, x), inferred from the kept cells. Taken literally the latter
-    ranks nothing: an inpainter returns what it is shown, so that f = x at every kept cell and its gradient is 0. Own decision: a
-    kept cell sees what the others make of it. The kept cells are split into the two colours of a checkerboard of 2 x 2 cells,
-    and f at those of one colour is G's answer where they are missing as well. What is removed is still filled with G(m, x), and
-    the gradient is taken, and the stop tested, on that image. The spent classifier passes are the same with every fill; an
-    inpainter is asked three times an iteration.
+    The fill f is the image that ``fill`` makes, in MP2-G G(m, x), which an inpainter G infers from the kept cells. Taken
+    literally, MP2-G ranks nothing: an inpainter leaves what it is shown as it is, so that f = x and the gradient is 0 at every
+    kept cell. Own decision: f at a kept cell is what G makes of it from others. The kept cells are split into the two colours
+    of a checkerboard of 2 x 2 cells, and f at those of one colour is G's answer where they are missing as well; removed cells
+    are still filled with G(m, x), and the gradient is taken and the stop tested on that image. An inpainter is asked three
+    times an iteration, the classifier once as with every fill.
 
-    A blurred fill often does not reach chance although everything is removed; `removal` tells.
+    The blurred fill often does not reach chance although everything is removed, as the paper finds too; `removal` tells.
 
     Args:
         upsample: size of a grid cell in pixels; None: 8 as in the paper (28 x 28 at 224 px), 2 below 64 px (own decision).
@@ -70,20 +71,21 @@ class Mp2(Method):
         order = self._order(classifier, x, y, filler)
         return enlarged(order if self.map == "order" else order > 0, x)[:, 0]
 
-    def removal(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> tuple[Grid, Float[Tensor, "b"]]:
+    def removal(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> tuple[Grid, Scores]:
         """The order of removal (b, rows, columns), as in the map, and the probability (b,) of class ``y`` at which it stopped.
 
         Chance was not reached where that probability is above 1 / classes. It takes one forward pass an image more than a call.
         """
         filler = make_filler(self.fill, classifier, x, rng)
         order = self._order(classifier, x, y, filler)
-        p = []
-        for image in torch.arange(len(x), device=x.device).split(classifier.batch_size):
-            kept = order[image] == 0
-            keep = enlarged(kept, x)
-            step = (~kept).flatten(1).sum(1).add(CELLS - 1) // CELLS
-            p.append(classifier.probabilities(torch.lerp(filler(image, step, keep), x[image], keep)).gather(1, y[image, None]))
-        return order, torch.cat(p)[:, 0]
+        kept = order == 0
+        stop = -(-(~kept).flatten(1).sum(1) // CELLS)
+
+        def last(image: Tensor, _step: Tensor, keep: Masks) -> Images:
+            return filler(image, stop[image], keep)
+
+        p = stream(classifier, x, 1, lambda image, _step: enlarged(kept[image], x), last, probability_of(y))
+        return order, p[:, 0]
 
     def _order(self, classifier: Classifier, x: Images, y: Labels, filler: Filler) -> Grid:
         rows, columns = self._grid(classifier.shape)
@@ -142,7 +144,7 @@ class Mp2(Method):
 
 def probe(
     classifier: Classifier, x: Images, y: Labels, filler: Filler, image: Tensor, step: int, kept: Bool[Tensor, "n rows columns"]
-) -> tuple[Float[Tensor, "n"], Grid]:
+) -> tuple[Scores, Grid]:
     """The class probability (n,) of x[image] with only the ``kept`` cells, and how steeply it depends on every cell's mask.
 
     The slopes are |d log(p / (1 - p)) / dm|: an image's slopes |dp/dm| times 1 / (p (1 - p)), hence of the same order, without
@@ -172,7 +174,7 @@ def enlarged(grid: Tensor, x: Images) -> Masks:
     return F.interpolate(grid[:, None].to(x.dtype), size=x.shape[2:], mode="nearest")
 
 
-def log_odds(logits: Logits, y: Labels) -> Float[Tensor, "n"]:
+def log_odds(logits: Logits, y: Labels) -> Scores:
     """log(p / (1 - p)) of the softmax probability p of each row's class, from the logits (n, k), without rounding p to 1."""
     others = logits.scatter(1, y[:, None], -torch.inf)
     return logits.gather(1, y[:, None])[:, 0] - others.logsumexp(1)

@@ -45,7 +45,8 @@ class Sas(Method):
 
     The masks are fitted to the classifier, so a good score of the masked images, and with it in a game of deletion and
     insertion, is no proof of a faithful map. On 39 digits and `mnist-cnn` the best mask of each reaches a logit of 7.0 on
-    average where the whole digit has 6.2 (every digit gains), the best complement -0.6 where the blurred digit has 0.9.
+    average where the whole digit has 6.2 (every digit gains), the best complement -0.6 where the blurred digit has 0.9; on a
+    photo and `efficientnet-lite` it is 15.8 after 25 iterations where the whole photo has 10.1.
 
     Args:
         mode: which of the two losses, or their sum.

@@ -154,6 +154,7 @@ def test_gumbel_topk_has_a_finite_gradient_at_the_ends_of_the_draws() -> None:
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert gumbel_topk(torch.zeros(1, 3), uniform, 0.5).argmax() == 1
+    assert gumbel_topk(torch.zeros(1, 1), torch.zeros(1, 1, 1), 0.5) == 1
     assert torch.autograd.gradcheck(lambda s: gumbel_topk(s, rows(6, 4).view(2, 3, 4), 0.5), (rows(2, 4).requires_grad_(),))
     with pytest.raises(ValueError, match=r"tau=0\.0: must be above 0"):
         gumbel_topk(torch.zeros(1, 3), uniform, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,8 @@ class Checkpoints:
             paths = [folder / _file(method, recipe) for folder in self.folders]
             path = next((path for path in paths if path.exists()), None)
             if path is None and not train_now:
-                command = f"xbench fit '{method.spec}' --dataset {self.dataset.spec} --classifier {classifier.name}"
-                raise NotApplicable(f"{method.spec} is not trained for this classifier and dataset: run {command}")
+                words = ["xbench", "fit", method.spec, "--dataset", self.dataset.spec, "--classifier", classifier.name]
+                raise NotApplicable(f"{method.spec} is not trained for this classifier and dataset: run {shlex.join(words)}")
             path = path or fit_to_file(method, classifier, self.train, seed, self.folders[-1])
             state, _, sha = recipe.read(path)
             network = recipe.network()

@@ -32,7 +32,7 @@ def inpainter_for(label_space: str) -> GatedInpainter:
     """
     if not shipped(label_space):
         raise NotApplicable(
-            f"no inpainter ships for images of {label_space!r}: train one with xbench fit-inpainter --dataset DATASET --out FILE"
+            f"no inpainter ships for images of {label_space}: train one with xbench fit-inpainter --dataset DATASET --out FILE"
         )
     return load_inpainter(_shipped_path(label_space))
 
@@ -62,13 +62,16 @@ def pinned(path: Path, sha: str) -> Path:
 
     Raises XbenchError that tells the checksum found and how to write it.
     """
-    found = _sha256(path, _stamp(path))
-    if len(sha) < DIGITS or not found.startswith(sha.lower()):
-        wrong = f"{sha!r} has fewer than {DIGITS} digits" if len(sha) < DIGITS else f"not {sha}"
-        raise XbenchError(
-            f"file {path} has the sha256 {found}, {wrong}: if it is the right file, write {path}:{found[:DIGITS]}"
-        )
-    return path
+    found = checksum(path)
+    if len(sha) >= DIGITS and found.startswith(sha.lower()):
+        return path
+    wrong = f"not {sha}" if len(sha) >= DIGITS else f"{sha!r} is less than its first {DIGITS} digits"
+    raise XbenchError(f"file {path} has the sha256 {found}, {wrong}; if it is the right file, write {path}:{found[:DIGITS]}")
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a file, computed once; XbenchError if it cannot be read."""
+    return _sha256(path, _stamp(path))
 
 
 def _shipped_path(label_space: str) -> Path:

@@ -71,11 +71,20 @@ class Recipe:
         return state, about, sha
 
 
+def usable_device(device: str) -> torch.device:
+    """The device of that name; XbenchError if there is none or it is not there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error
+
+
 def method_recipe(method: TrainedMethod, classifier: Classifier, train: Subset, seed: int = 0) -> Recipe:
     """The recipe of a method's network for a classifier.
 
-    Trained is the method resolved for the image shape, without parameters that only change the map. Its own ``seed``, if it has
-    one, is added to ``seed``.
+    Trained is the method resolved for the image shape, without parameters that only change the map. Its own ``seed``, if it
+    has one, is added to ``seed``.
     """
     method = method.resolved(classifier.shape).trained_as()
     return Recipe(
@@ -113,10 +122,10 @@ def train(recipe: Recipe, progress: Progress | None = None, partial: Path | None
     """Trains the network of a recipe.
 
     Adam with the recipe's ``betas``, ``weight_decay`` and ``lr``, the last decayed to 0 by a cosine over all steps, ``batch``
-    images a step, ``epochs`` epochs, each in a new random order. Kept is the state at the end of the epoch with the lowest mean
-    training loss (VarSal's rule). Every draw is keyed by (seed, step, image), so that two fits on one machine with one number of
-    threads give identical weights (on a GPU if the operations of the loss are deterministic there), and so does one that was
-    killed and goes on from ``partial``, a file written after every epoch.
+    images a step, ``epochs`` epochs, each in a new random order. Kept is the state at the end of the epoch with the lowest
+    mean training loss (VarSal's rule). Every draw is keyed by (seed, step, image), so that two trainings on one machine with
+    one number of threads give identical weights (on a GPU if the operations of the loss are deterministic there), and so does
+    one that was killed and goes on from ``partial``, a file written after every epoch.
 
     Raises XbenchError if the loss is not finite, or if ``partial`` is damaged or of another recipe.
     """

@@ -29,6 +29,7 @@ app.command("explain")(explaining.explain)
 app.command("check")(entries.check)
 app.command("fit")(fitting.fit)
 app.command("fit-classifier")(fitting.fit_classifier)
+app.command("fit-inpainter")(fitting.fit_inpainter)
 app.command("subset")(fitting.subset)
 
 

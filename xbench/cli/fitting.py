@@ -1,4 +1,4 @@
-"""`xbench fit`, `xbench fit-classifier` and `xbench subset`: what the shipped networks and image lists were made with."""
+"""`xbench fit`, `fit-inpainter`, `fit-classifier` and `subset`: what the shipped networks and image lists were made with."""
 
 from __future__ import annotations
 
@@ -44,6 +44,32 @@ def fit(
     with stoppable(), _FitProgress(console) as progress:
         path = fit_to_file(entry, model, train, 0, folder, progress.step)
     _say(f"written: {path}")
+
+
+def fit_inpainter(
+    out: Annotated[Path, typer.Option("--out", help="File to write (.safetensors).")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset whose training part is used.")] = "mnist",
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 30,
+    width: Annotated[int, typer.Option("--width", min=1, help="Channels of the first layer.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Trains the network of the fill "inpaint" on a dataset. A stopped training goes on after its last epoch.
+
+    Prints how well it restores the missing pixels of the dataset's test part, and the fill that uses it.
+    """
+    from xbench import inpainter
+    from xbench.inpainting import checksum
+    from xbench.subset import DATASETS
+    from xbench.training import usable_device
+
+    check_writable(out.parent)
+    entry = DATASETS.make(dataset)
+    recipe = inpainter.inpainter_recipe(entry.load("train"), width, epochs, seed, usable_device(device))
+    with stoppable(), _FitProgress(console) as progress:
+        psnr = inpainter.fit_inpainter(recipe, entry.load("test"), out, progress.step)
+    _say(f"PSNR in the holes of {entry.spec}:test {psnr['inpaint']:.2f} dB (the observed pixels' mean: {psnr['mean']:.2f} dB)")
+    _say(f'written: {out}; use it as fill="inpaint:{out}:{checksum(out)[:12]}"')
 
 
 def fit_classifier(

@@ -28,10 +28,10 @@ def random_holes(uniform: Uniform, size: tuple[int, int]) -> Masks:
     """
     kind, share = uniform("holes", (2,)).unbind(1)
     share = SHARES[0] + (SHARES[1] - SHARES[0]) * share
-    kind, masks = (kind * len(HOLES)).long(), torch.ones(len(kind), 1, *size)
-    for number, make in enumerate(HOLES.values()):
-        chosen = kind == number
-        masks[chosen] = make(lambda stream, shape, chosen=chosen: uniform(stream, shape)[chosen], size, share[chosen])
+    number, masks = (kind * len(HOLES)).long(), torch.ones(len(kind), 1, *size)
+    for i, make in enumerate(HOLES.values()):
+        chosen = (number == i).nonzero()[:, 0]
+        masks[chosen] = make(_only(uniform, chosen), size, share[chosen])
     return masks
 
 
@@ -54,7 +54,7 @@ def rectangles(uniform: Uniform, size: tuple[int, int], share: Tensor) -> Masks:
 
 
 def strokes(uniform: Uniform, size: tuple[int, int], share: Tensor) -> Masks:
-    """Keep masks (n, 1, h, w) with a brush stroke as hole: a random walk that ends when it has covered ``share`` (n,).
+    """Keep masks (n, 1, h, w) with a brush stroke as hole: a random walk that ends when it covers ``share`` (n,).
 
     In the manner of the free-form masks of Yu et al. 2019 (https://arxiv.org/abs/1806.03589, algorithm 1). Own decisions: one
     stroke an image with a radius of 1/20 to 1/8 of the height; it moves on by 1.5 radii and turns by up to 60 degrees a step, is
@@ -107,6 +107,11 @@ def cells(uniform: Uniform, size: tuple[int, int], share: Tensor) -> Masks:
 
 HOLES = {"rectangles": rectangles, "strokes": strokes, "cells": cells}
 """The kinds of holes by name: (uniform, (h, w), share (n,)) -> keep masks (n, 1, h, w)."""
+
+
+def _only(uniform: Uniform, chosen: Tensor) -> Uniform:
+    """The draws of some of the images."""
+    return lambda stream, shape: uniform(stream, shape)[chosen]
 
 
 def _spans(length: Tensor, place: Tensor, n: int) -> Tensor:

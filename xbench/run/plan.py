@@ -179,8 +179,13 @@ def make_plan(
         if run.images is not None and run.images > len(subset):
             store.report(f"{run.spec}: the suite asks for {run.images} images, {subset.name} has {len(subset)}: all are taken")
     bound = Plan(suite, classifier, subset, checkpoints, store, limit)
-    chosen = list(methods) or (METHODS.names() if suite.methods == "all" else suite.methods)
+    chosen = list(methods) or ([] if suite.methods == "all" else suite.methods)
     specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
+    if not chosen:
+        every = [METHODS.make(name) for name in METHODS.names()]
+        specs = [method for method in every if suite.affordable(method, classifier.shape)]
+        if dear := [method.spec for method in every if method not in specs]:
+            store.report(f"left out, above {suite.max_passes} passes a map: {', '.join(dear)}; take them in with -m")
     cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]
     return dataclasses.replace(bound, cells=cells)
 

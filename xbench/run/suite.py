@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pydantic
 
 from xbench.errors import XbenchError, unknown
+from xbench.method import Method
 from xbench.store import slug
 from xbench.subset import DATASETS
 
@@ -32,7 +33,10 @@ class MetricRun(pydantic.BaseModel, extra="forbid", frozen=True):
 
 
 class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
-    """A suite; ``methods`` is a list of specs, or "all" for every registered method at its defaults."""
+    """A suite; ``methods`` is a list of specs, or "all" for every registered method at its defaults.
+
+    From "all" those are left out whose map takes more than ``max_passes`` classifier passes, forward and backward together.
+    """
 
     name: str = ""
     title: str
@@ -40,6 +44,7 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
     dataset: str
     classifier: str
     methods: Literal["all"] | list[str] = "all"
+    max_passes: int | None = pydantic.Field(default=None, gt=0)
     seed: int = 0
     metrics: list[MetricRun] = pydantic.Field(min_length=1)
 
@@ -52,13 +57,20 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
             raise ValueError(f"{twice!r} is listed twice")
         return metrics
 
+    def affordable(self, method: Method, shape: tuple[int, int, int]) -> bool:
+        """Whether a method of "all" is cheap enough for images of ``shape``."""
+        cost = method.cost(shape)
+        return self.max_passes is None or cost.forward + cost.backward <= self.max_passes
+
     def on(self, dataset: str | None, classifier: str | None) -> Suite:
         """The suite on another dataset (with the classifier that belongs to it) or classifier; its name says so."""
         if dataset is None and classifier is None:
             return self
         chosen = DATASETS.make(dataset or self.dataset)
-        own = chosen.classifier if dataset else self.classifier
-        changed = {"dataset": chosen.spec, "classifier": classifier or own}
+        own = classifier or (chosen.classifier if dataset else self.classifier)
+        if not own:
+            raise XbenchError(f"dataset {dataset!r} has no classifier of its own: name one with --classifier")
+        changed = {"dataset": chosen.spec, "classifier": own}
         name = "-".join([self.name, *(slug(value) for value in (dataset, classifier) if value)])
         return self.model_copy(update={**changed, "name": name})
 
