@@ -57,7 +57,7 @@ def strokes(uniform: Uniform, size: tuple[int, int], share: Tensor) -> Masks:
     """Keep masks (n, 1, h, w) with a brush stroke as hole: a random walk that ends when it covers ``share`` (n,).
 
     In the manner of the free-form masks of Yu et al. 2019 (https://arxiv.org/abs/1806.03589, algorithm 1). Own decisions: one
-    stroke an image with a radius of 1/20 to 1/8 of the height; it moves on by 1.5 radii and turns by up to 60 degrees a step, is
+    stroke an image with a radius of 1/20 to 1/8 of the height; it moves by 1.5 radii and turns by up to 60 degrees a step, is
     put down elsewhere after 8 steps, and has at most 64 steps, so that a thin one may stay below a large share.
     """
     h, w = size
