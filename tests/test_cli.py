@@ -36,7 +36,7 @@ Cli = Callable[..., Outcome]
         (("list", "method"), "Invalid value for"),
         (("board", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
         (("compare", "vp", "nvp", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
-        (("compare", "vp", "nvpp", "--suite", "smoke"), "unknown method 'nvpp': did you mean 'nvp'?"),
+        (("compare", "vp", "nvp", "--suite", "smokee"), "unknown suite 'smokee': did you mean 'smoke'?"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

@@ -217,7 +217,7 @@ def test_the_method_in_the_readme_is_one_file(tmp_path: Path) -> None:
     (own / file).write_text(code)
     store = tmp_path / "store"
     suite = tmp_path / "mine.toml"
-    suite.write_text(SUITE.format(methods='"all"', images=2))
+    suite.write_text(SUITE.format(methods='"all"\nmax_passes = 200', images=2))
     first = call("run", "--suite", suite, "--store", store)
     assert first.returncode == 0, first.stderr
     assert name not in first.stdout

@@ -158,13 +158,13 @@ def comparison(board: Board, first: str, second: str) -> str:
     metrics = list(dict.fromkeys(result.metric for result in board.results))
     table = advantages((results[metric, first], results[metric, second]) for metric in metrics)
     rows = []
-    for row in table.itertuples():
-        key = Key(*row[1 : 1 + len(Key._fields)])
+    for _, row in table.iterrows():
+        key = Key(*(str(row[field]) for field in Key._fields))
         column = board.columns[key]
         digits = decimals(column["mean"])
-        names = f"{escape(key.metric)}: {escape(column.iloc[0].title)}{ARROWS[column.iloc[0].direction]}"
-        means = numbers([column.loc[first, "mean"], column.loc[second, "mean"]], digits)
-        rows.append([names, *means, _advantage(table.loc[row.Index], digits), f"{row.n:.0f}"])
+        title = f"{escape(key.metric)}: {escape(column.iloc[0].title)}{ARROWS[column.iloc[0].direction]}"
+        means = numbers(column["mean"].loc[[first, second]].tolist(), digits)
+        rows.append([title, *means, _advantage(row, digits), f"{row.n:.0f}"])
     header = ["score", escape(first), escape(second), "first better by", "images"]
     return _table(rows, header, left=1)
 
