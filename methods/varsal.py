@@ -52,6 +52,7 @@ class VarSal(GridExplainer):
 
     label: ClassVar[str] = "VarSal"
     quick: ClassVar[dict[str, Any]] = {"epochs": 1, "width": 8}
+    refit: ClassVar[dict[str, Any]] = {"epochs": 2, "width": 16}
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
     positive: ClassVar[tuple[str, ...]] = ("eps", "lr")
 
