@@ -26,7 +26,7 @@ def test_the_readme_names_only_what_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     commands = {command.name for command in app.registered_commands}
     assert set(re.findall(r"(?:`|^)xbench ([a-z-]+)", readme, re.MULTILINE)) <= commands
-    assert set(re.findall(r"--suite ([a-z-]+)", readme)) <= set(suite_names())
+    assert set(re.findall(r"--suite ([a-z-]+)(?![a-z/-])", readme)) <= set(suite_names())
     for spec in re.findall(r"-m (\"[^\"]+\"|[a-z-]+)", readme):
         METHODS.make(spec.strip('"'))
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):

@@ -73,8 +73,8 @@ def test_keeps_what_the_probability_reads_and_drops_the_rest(size):
     # The mean weighs the same at any size: pulled at by lambda, the quadrant stays as far as its log odds pay for it.
     rest = maps[0].clone()
     rest[:-inner, :-inner] = math.nan
-    assert maps[0, :inner, :inner].min() > maps[0, -inner:, -inner:].max() + 0.2
-    assert maps[0, -inner:, -inner:].max() < -0.4
+    assert maps[0, :inner, :inner].min() > maps[0, -inner:, -inner:].max() + 0.08
+    assert maps[0, -inner:, -inner:].max() < -0.35
     # Without lambda nothing pulls at the rest.
     free = method.replace(sparsity=0.0)(classifier, torch.ones(1, 1, size, size), torch.tensor([0]), ImageRandom(0, ids(1)))[0]
     assert free[:inner, :inner].min() > 0.35
