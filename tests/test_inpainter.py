@@ -76,6 +76,15 @@ def stripes(count: int = 24) -> Subset:
     return Subset("stripes:train", tuple(IDS[:count]), (1, 16, 16), "stripes", "source", read)
 
 
+def test_loss_is_the_squared_error_of_the_missing_pixels() -> None:
+    recipe, module, ids = inpainter_recipe(stripes(), width=4, epochs=1), network().float(), IDS[:5]
+    x, _, _ = stripes().read(ids)
+    loss = float(recipe.loss(module, x, ImageRandom(3, ids)))
+    keep = random_holes(ImageRandom(3, ids).uniform, (16, 16))
+    errors = [float(fill - pixel) ** 2 for fill, pixel in zip(module(x, keep)[keep == 0], x[keep == 0], strict=True)]
+    assert loss == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
 def test_training_learns_to_go_on_with_stripes(tmp_path: Path) -> None:
     recipe = inpainter_recipe(stripes(), width=4, epochs=25, seed=1)
     state = torch.random.get_rng_state()

@@ -155,8 +155,8 @@ def test_the_literal_generative_form_ranks_nothing_and_ours_does(digits):
 def test_the_removed_region_grows_on_digits_until_chance(fill, digits):
     classifier, x, y, names = digits
     before = classifier.passes.copy()
-    order, p = Mp2(upsample=4, fill=fill).removal(classifier, x, y, ImageRandom(0, names))
-    assert order.shape == (6, 7, 7)
+    order, p = Mp2(upsample=4, fill=fill).removal(classifier, x[:4], y[:4], ImageRandom(0, names[:4]))
+    assert order.shape == (4, 7, 7)
     for cells, last in zip(order.flatten(1), p, strict=True):
         levels = cells[cells > 0].unique(return_counts=True)
         count = len(levels[0])
@@ -164,8 +164,8 @@ def test_the_removed_region_grows_on_digits_until_chance(fill, digits):
         assert torch.allclose(levels[0].flip(0), 1 - torch.arange(count) / 25)  # a pair in every iteration, from the first on
         assert (levels[1] == 2).all() or count == 25
         assert last <= 0.1 or count == 25
-    assert (p <= 0.1).sum() >= 4, "with each of these fills most digits reach chance"
-    assert (classifier.passes - before).forward < 26 * 6
+    assert (p <= 0.1).sum() >= 3, "with each of these fills most digits reach chance"
+    assert (classifier.passes - before).forward < 26 * 4
 
 
 def test_blur_often_does_not_reach_chance(digits):
@@ -178,8 +178,8 @@ def test_blur_often_does_not_reach_chance(digits):
     assert (p[~everything] <= 0.1).all()
 
 
-def test_the_order_destroys_a_digit_sooner_than_its_reverse(digits):
-    classifier, x, y, names = digits
+def test_the_first_cells_destroy_a_digit_sooner_than_its_brightest_pixels(digits):
+    classifier, x, y, names = (part if isinstance(part, torch.nn.Module) else part[:3] for part in digits)
     method = Mp2(fill="gray")
     best = method(classifier, x, y, ImageRandom(0, names)).flatten(1).argsort(dim=1, descending=True, stable=True)[:, :60]
     ink = x.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :60]
@@ -201,7 +201,7 @@ def test_log_odds_keep_what_the_softmax_rounds_off():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_size_and_repetition_change_nothing(shape):
-    method = Mp2(upsample=4, fill="local-mean")
+    method = Mp2(upsample=7, fill="local-mean")
     classifier, x = tiny_classifier(shape).double(), tiny_images(10, shape).double()
     y = classifier.probabilities(x).argmax(1)
     whole = method(classifier, x, y, ImageRandom(0, ids(10)))
