@@ -61,8 +61,8 @@ def test_equals_one_image_at_a_time(fill, cell, shape):
 
 @pytest.mark.parametrize("size", [16, 24])
 def test_keeps_what_the_probability_reads_and_drops_the_rest(size):
-    # q = 0.1 + 0.8 m, m the mean of the upper left quadrant, filled with black. Keeping it pays 0.8 / (q (1 - q)) log odds per m,
-    # between 3.2 and 8.9, and costs a quarter of 224^2 lambda.
+    # q = 0.1 + 0.8 m, m the mean of the upper left quadrant, filled with black. Keeping it pays 0.8 / (q (1 - q)) log odds
+    # per m, between 3.2 and 8.9, and costs a quarter of 224^2 lambda.
     weight = torch.zeros(1, size, size)
     weight[:, : size // 2, : size // 2] = 4 * 0.8 / size**2
     classifier, x = affine(weight, 0.1, mean=0.0), torch.ones(2, 1, size, size)

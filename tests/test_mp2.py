@@ -178,16 +178,14 @@ def test_blur_often_does_not_reach_chance(digits):
     assert (p[~everything] <= 0.1).all()
 
 
-def test_the_first_cells_destroy_a_digit_sooner_than_its_brightest_pixels(digits):
-    classifier, x, y, names = (part if isinstance(part, torch.nn.Module) else part[:3] for part in digits)
+def test_deleting_what_the_binary_map_marks_brings_a_digit_to_chance(digits):
+    classifier, x, y, names = digits
     method = Mp2(fill="gray")
-    best = method(classifier, x, y, ImageRandom(0, names)).flatten(1).argsort(dim=1, descending=True, stable=True)[:, :60]
-    ink = x.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :60]
-    ps = []
-    for chosen in (best, ink):
-        deleted = x.flatten(1).scatter(1, chosen, float(classifier.gray)).view_as(x)
-        ps.append(classifier.probabilities(deleted).gather(1, y[:, None]).mean())
-    assert ps[0] < ps[1] - 0.2
+    marked = method.replace(map="binary")(classifier, x, y, ImageRandom(0, names))[:, None]
+    p = classifier.probabilities(torch.where(marked > 0, classifier.gray, x)).gather(1, y[:, None])[:, 0]
+    assert torch.allclose(p, method.removal(classifier, x, y, ImageRandom(0, names))[1], atol=1e-6)
+    assert (p <= 0.1).sum() >= 5
+    assert marked.mean() < 0.5
 
 
 def test_log_odds_keep_what_the_softmax_rounds_off():
