@@ -18,6 +18,9 @@ from xbench.methods.lime import superpixels
 from xbench.testing import tiny_classifier, tiny_images
 from xbench.testing.method import RANDOM_FILLS
 
+# TorchScript is deprecated in favour of torch.export, in whose format no inpainter is distributed.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+
 METHOD_SPECS = [
     "sliding-patch(stride=9, fill={})",
     "lime(samples=12, segments=8, fill={})",
