@@ -16,7 +16,8 @@ from xbench import DATASETS, METRICS, Batch, Explainer, Method, NotApplicable, X
 from xbench.classifier import Passes
 from xbench.metric import Scored
 from xbench.metrics.localisation import ALPHAS, Localisation
-from xbench.run.plan import Plan, make_plan
+from xbench.run.cells import Plan
+from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import make_batch, run
 from xbench.run.suite import load_suite

@@ -61,11 +61,11 @@ def test_maps_are_computed_once_and_only_where_missing(store: Store, lines: list
         asked.append(positions)
         return torch.tensor([float(p) for p in positions]).view(-1, 1, 1).expand(-1, 2, 2).clone()
 
-    first = store.maps("k" * 64, "cnn/rise", ["a", "b"], compute)
-    again = Store(store.root, lines.append).maps("k" * 64, "cnn/rise", ["b", "a", "c"], compute)
+    first = store.maps("k" * 64, "cnn/rise", ["a", "b"], [0, 0], compute)
+    again = Store(store.root, lines.append).maps("k" * 64, "cnn/rise", ["b", "a", "c"], [0, 0, 0], compute)
     assert asked == [[0, 1], [2]]
     assert torch.equal(again[:2], first.flip(0))
-    store.maps("j" * 64, "cnn/rise", ["a"], compute)
+    store.maps("j" * 64, "cnn/rise", ["a"], [0], compute)
     assert asked[-1] == [0], "another key has maps of its own"
     assert lines == []
 
@@ -75,17 +75,17 @@ def test_a_damaged_map_file_is_computed_again(store: Store, lines: list[str], da
     def compute(positions: list[int]) -> torch.Tensor:
         return torch.full((len(positions), 2, 2), 7.0)
 
-    store.maps("k" * 64, "cnn/rise", ["a", "b"], compute)
+    store.maps("k" * 64, "cnn/rise", ["a", "b"], [0, 0], compute)
     (path,) = (store.root / "maps").rglob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content) if damage is None else damage)
     fresh = Store(store.root, lines.append)
-    assert torch.equal(fresh.maps("k" * 64, "cnn/rise", ["a", "b"], compute), torch.full((2, 2, 2), 7.0))
+    assert torch.equal(fresh.maps("k" * 64, "cnn/rise", ["a", "b"], [0, 0], compute), torch.full((2, 2, 2), 7.0))
     assert len(lines) == 1
     assert str(path) in lines[0]
     assert len(list((store.root / "maps").rglob("*.safetensors"))) == 1
-    Store(store.root, lines.append).maps("k" * 64, "cnn/rise", ["a"], lambda _: pytest.fail("computed twice"))
+    Store(store.root, lines.append).maps("k" * 64, "cnn/rise", ["a"], [0], lambda _: pytest.fail("computed twice"))
 
 
 def test_the_batch_size_is_chosen_once(store: Store) -> None:

@@ -19,9 +19,11 @@ from xbench.types import Images, Labels, Maps
 
 
 class MapStore(Protocol):
-    """Where maps are kept: returns the maps of ``ids``, calling ``compute`` for the positions that it does not have."""
+    """Where maps are kept: returns the maps of ``ids``, calling ``compute`` for those of every group that it does not have."""
 
-    def maps(self, key: str, label: str, ids: Sequence[str], compute: Callable[[list[int]], Maps]) -> Maps: ...
+    def maps(
+        self, key: str, label: str, ids: Sequence[str], groups: Sequence[int], compute: Callable[[list[int]], Maps]
+    ) -> Maps: ...
 
 
 class States(Protocol):
@@ -77,7 +79,8 @@ class Explainer:
         if self.store is None:
             return compute(list(range(len(batch))))
         keys = [f"{image}@{target}" for image, target in zip(batch.ids, batch.target.tolist(), strict=True)]
-        return self.store.maps(self.key, f"{self.classifier.name}/{self.method.spec}", keys, compute).to(batch.x)
+        groups = batch.groups or [0] * len(batch)
+        return self.store.maps(self.key, f"{self.classifier.name}/{self.method.spec}", keys, groups, compute).to(batch.x)
 
     @property
     def key(self) -> str:

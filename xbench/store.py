@@ -80,21 +80,36 @@ class Store:
         """Why a cell failed or does not apply: ``status``, ``reason``, ``traceback``; None if nothing is known."""
         return self._read(cell / "status.json")
 
+    def status_since(self, cell: Path, seconds: float) -> bool:
+        """Whether a status was written at that time of the system's clock or later."""
+        try:
+            return (cell / "status.json").stat().st_mtime >= seconds
+        except FileNotFoundError:
+            return False
+
     def write_status(self, cell: Path, content: dict[str, Any]) -> None:
         """Stores why a cell failed or does not apply."""
         self._write(cell / "status.json", content)
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
-    def maps(self, key: str, label: str, ids: Sequence[str], compute: Callable[[list[int]], Maps]) -> Maps:
-        """The maps (b, h, w) of ``ids`` on the CPU; ``compute`` makes those of the positions that are not stored."""
+    def maps(
+        self, key: str, label: str, ids: Sequence[str], groups: Sequence[int], compute: Callable[[list[int]], Maps]
+    ) -> Maps:
+        """The maps (b, h, w) of ``ids`` on the CPU; ``compute`` makes those of the positions that are not stored.
+
+        It is called for, and a file is written for, the images of one number in ``groups`` at a time.
+        """
         classifier, _, method = label.partition("/")
         folder = self.root / "maps" / slug(classifier) / f"{slug(method)}-{key[:16]}"
         found = self._stored_maps(folder, ids)
-        missing = [i for i, image in enumerate(ids) if image not in found]
-        if missing:
-            fresh = compute(missing).cpu()
-            names = [ids[i] for i in missing]
+        missing: dict[int, list[int]] = {}
+        for i, image in enumerate(ids):
+            if image not in found:
+                missing.setdefault(groups[i], []).append(i)
+        for positions in missing.values():
+            fresh = compute(positions).cpu()
+            names = [ids[i] for i in positions]
             path = folder / f"{digest(names)[:16]}.safetensors"
             try:
                 save_weights(path, {"maps": fresh}, {"ids": names})

@@ -22,6 +22,7 @@ class Batch:
     """Some images of a subset: ids, pixels (b, c, h, w) in [0, 1], labels (b,), the class explained (b,), and boxes.
 
     ``boxes`` holds per image a float tensor (n, 4) of (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or is None.
+    ``groups`` numbers the images: those of one number are explained together, whoever asks for their maps first; None: all.
     """
 
     ids: list[str]
@@ -29,6 +30,7 @@ class Batch:
     label: Labels
     target: Labels
     boxes: list[Tensor] | None = None
+    groups: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

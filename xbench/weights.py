@@ -30,8 +30,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor], about: Mapping[str, An
     """Writes a state dict with its digest and ``about`` (any JSON) as metadata; no half-written file is ever seen."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     metadata = {"sha256": state_digest(tensors), "about": json.dumps(about, sort_keys=True)}
+    content = safetensors.torch.save(tensors, metadata)
+    # The library writes the entries of the header in any order; sorted, equal weights are equal files.
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with atomic(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(len(header).to_bytes(8, "little") + header + content[size:])
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:

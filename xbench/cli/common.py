@@ -31,7 +31,7 @@ BatchOption = Annotated[
 STORE = Path("xbench-store")
 
 if TYPE_CHECKING:
-    from xbench.run.plan import Plan
+    from xbench.run.cells import Plan
 
 console = Console()
 errors = Console(stderr=True)

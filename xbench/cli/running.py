@@ -27,7 +27,7 @@ from xbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from xbench.run.plan import Plan
+    from xbench.run.cells import Plan
 
 
 def plan(

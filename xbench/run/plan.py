@@ -3,153 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from xbench.checkpoints import Checkpoints
-from xbench.classifier import CLASSIFIERS, Classifier, Passes, default_batch_size
+from xbench.classifier import CLASSIFIERS, Classifier, default_batch_size
 from xbench.errors import NotApplicable, XbenchError
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.metric import METRICS, Metric
 from xbench.registry import digest
-from xbench.result import Result
 from xbench.rng import ImageRandom
+from xbench.run.cells import Cell, Plan
 from xbench.run.suite import Draws, MetricRun, Suite
-from xbench.store import PART_IMAGES, Store, user_cache
+from xbench.store import Store, user_cache
 from xbench.subset import DATASETS, Subset
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One method under one metric on some images of one subset: the unit that is computed, stored and shown."""
-
-    method: Method
-    metric: Metric
-    ids: tuple[str, ...]
-    draws: tuple[tuple[int, ...], ...]
-    key: str
-    folder: Path
-    not_applicable: str
-    missing: tuple[int, ...]
-    """Indices of the parts that the store does not have."""
-    heldout: tuple[str, ...] = ()
-    """The held-out images that the metric is calibrated on."""
-    calibrated: bool = False
-    """The store has the calibration."""
-
-    @property
-    def parts(self) -> list[tuple[str, ...]]:
-        """The ids, in fixed chunks."""
-        return chunks(self.ids)
-
-    @property
-    def calibration(self) -> Path:
-        """Where the store keeps the calibration, as a part of its own."""
-        return self.folder / "calibration"
-
-    @property
-    def heldout_left(self) -> int:
-        """Held-out images on which the metric is still to be calibrated."""
-        return 0 if self.done or self.calibrated else len(self.heldout)
-
-    @property
-    def images_left(self) -> int:
-        """Images whose scores are not stored."""
-        return sum(len(self.parts[index]) for index in self.missing)
-
-    def reads(self, classifier: Classifier) -> list[Method]:
-        """The methods whose stored maps the cell reads, parameters filled in."""
-        own = [self.method] if self.metric.uses_maps else []
-        return [method.resolved(classifier.shape) for method in [*own, *self.metric.explains(self.method, classifier)]]
-
-    @property
-    def done(self) -> bool:
-        """Nothing is left to compute."""
-        return bool(self.not_applicable) or not self.missing
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The cells of a suite on one classifier and subset, bound to a store."""
-
-    suite: Suite
-    classifier: Classifier
-    subset: Subset
-    checkpoints: Checkpoints
-    store: Store
-    limit: int | None = None
-    cells: Sequence[Cell] = ()
-
-    @functools.cached_property
-    def heldout(self) -> Subset:
-        """The images to calibrate metrics on; XbenchError if the dataset has none, or if some of them are scored as well."""
-        subset = DATASETS.make(self.suite.dataset).load("heldout")
-        shared = set(subset.ids) & set(self.subset.ids)
-        if shared or not subset.ids:
-            share = f"and {self.subset.name!r} share {len(shared)} images" if shared else "is empty"
-            raise XbenchError(f"{subset.name!r} {share}")
-        return subset
-
-    @functools.cached_property
-    def has_boxes(self) -> bool:
-        """Whether the subset says where the objects are."""
-        return self.subset.read(self.subset.first(1))[2] is not None
-
-    @property
-    def todo(self) -> list[Cell]:
-        """The cells that are not stored and do apply."""
-        return [cell for cell in self.cells if not cell.done]
-
-    def passes(self, cell: Cell) -> Passes:
-        """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
-        if cell.done:
-            return Passes()
-        shape = self.classifier.shape
-        each = cell.metric.cost(cell.method, self.classifier)
-        shared = sum((m.cost(shape) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
-        calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
-        return (each - shared) * cell.images_left + calibration + self._fit_passes(cell)
-
-    def _fit_passes(self, cell: Cell) -> Passes:
-        """Classifier passes of the trainings within a cell."""
-        fits = cell.metric.fits(cell.method, self.classifier)
-        if not fits or not isinstance(cell.method, TrainedMethod):
-            return Passes()
-        reduced = cell.method.replace(**cell.method.refit)
-        images: int = fits * reduced.epochs * len(self.checkpoints.train)
-        return reduced.fit_cost(self.classifier.shape) * images
-
-    def map_passes(self, cells: Sequence[Cell]) -> Passes:
-        """Passes for the stored maps that the cells read, each made once however many of them read it."""
-        images: dict[tuple[str, Method], int] = {}
-        for cell in cells:
-            reads = cell.reads(self.classifier)
-            wanted = [("evaluation", method, cell.images_left) for method in reads]
-            wanted += [("heldout", method, cell.heldout_left) for method in reads[:1] if cell.metric.uses_maps]
-            for part, method, count in wanted:
-                images[part, method] = max(images.get((part, method), 0), count)
-        return sum((method.cost(self.classifier.shape) * count for (_, method), count in images.items()), Passes())
-
-    def empty_result(self, cell: Cell) -> Result:
-        """The result of a cell before anything is known of it."""
-        return Result(
-            key=cell.key,
-            subset=self.subset.name,
-            classifier=self.classifier.name,
-            method=cell.method.spec,
-            metric=cell.metric.spec,
-            columns=cell.metric.columns,
-            status="n/a" if cell.not_applicable else "missing",
-            control=cell.method.control,
-            label=cell.method.label,
-            reason=cell.not_applicable,
-            ids=list(cell.ids),
-            draws=[list(draw) for draw in cell.draws],
-        )
 
 
 def make_plan(
@@ -238,11 +107,6 @@ def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:
     except XbenchError as error:
         free = ", ".join(f"{name}=..." for name, value in metric.parameters.items() if value is None)
         raise NotApplicable(f"no held-out images to calibrate on ({error}): give {metric.name}({free})") from error
-
-
-def chunks(ids: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The ids in the pieces that are computed and stored at a time."""
-    return [ids[i : i + PART_IMAGES] for i in range(0, len(ids), PART_IMAGES)]
 
 
 def load_classifier(spec: str, device: str) -> Classifier:

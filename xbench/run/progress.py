@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 import rich.progress
 from rich.console import Console
 
-from xbench.run.plan import Cell, Plan
+from xbench.run.cells import Cell, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+ELSEWHERE = "stored by another run"
 
 
 class Progress:
     """Follows a run by the classifier's own pass counters, weighted by the measured speed of a pass.
 
-    Use as a context manager. ``finish`` is called with a cell's outcome: done, failed or n/a.
+    Use as a context manager. ``finish`` is called with the outcome of every part: done, failed, n/a or who else stored it.
     """
 
     def __init__(self, plan: Plan, speed: tuple[float, float], console: Console) -> None:
@@ -27,7 +29,10 @@ class Progress:
         self.seconds = predicted_seconds(plan, speed)
         self._total = max(sum(self.seconds.values()), 1e-9)
         self._finished = 0.0
+        self._left = {cell.key: set(cell.missing) for cell in plan.todo}
+        self._took = dict.fromkeys(self._left, 0.0)
         self._done = 0
+        self._cell: Cell | None = None
         self._bar: _Bar | None = None
 
     def __enter__(self) -> Progress:
@@ -41,32 +46,44 @@ class Progress:
             self._bar.stop()
 
     def start(self, cell: Cell) -> None:
-        """A cell begins."""
+        """A part of a cell begins."""
         self._cell, self._began = cell, time.perf_counter()
         self._passes = self.plan.classifier.passes.copy()
 
-    def finish(self, cell: Cell, outcome: str) -> None:
-        """A cell ended."""
-        self._finished += self.seconds[cell.key]
+    def finish(self, cell: Cell, index: int, outcome: str) -> None:
+        """A part of a cell ended; a line says so when it was the cell's last, or when it brings the cell to its end."""
+        left = self._left[cell.key]
+        if index not in left:
+            return
+        if cell is self._cell:
+            self._took[cell.key] += time.perf_counter() - self._began
+            self._cell = None
+        gone = {index} if outcome in ("done", ELSEWHERE) else set(left)
+        self._finished += self.seconds[cell.key] * len(gone) / len(cell.missing)
+        left -= gone
+        if left:
+            return
         self._done += 1
-        took = time.perf_counter() - self._began
-        line = f"[{self._done}/{len(self.plan.todo)}] {cell.metric.spec} x {cell.method.spec}: {outcome} in {took:.1f} s"
+        name, took = f"{cell.metric.spec} x {cell.method.spec}", self._took[cell.key]
+        line = f"[{self._done}/{len(self._left)}] {name}: {outcome} in {took:.1f} s"
         if self._bar is None:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         elif outcome != "done":
             self._bar.console.print(line, markup=False, highlight=False)
 
     def fraction(self) -> float:
-        """The share of the predicted work that is done, cells in progress included."""
+        """The share of the predicted work that is done, the part in progress included."""
         current = 0.0
-        if self._done < len(self.plan.todo) and hasattr(self, "_cell"):
+        if self._cell is not None:
             used = self.plan.classifier.passes - self._passes
-            current = min(weigh(used.forward, used.backward, self.speed), self.seconds[self._cell.key])
+            most = self.seconds[self._cell.key] / len(self._cell.missing)
+            current = min(weigh(used.forward, used.backward, self.speed), most)
         return min(1.0, (self._finished + current) / self._total)
 
     def title(self) -> str:
         """What is being computed now."""
-        return f"{self._cell.metric.name} x {self._cell.method.spec}" if hasattr(self, "_cell") else "starting"
+        cell = self._cell
+        return "waiting" if cell is None else f"{cell.metric.name} x {cell.method.spec}"
 
 
 class _Bar(rich.progress.Progress):
@@ -90,7 +107,7 @@ class _Bar(rich.progress.Progress):
 
     def get_renderables(self) -> Iterable[Any]:
         progress = self._progress
-        cells = f"{progress._done}/{len(progress.plan.todo)}"
+        cells = f"{progress._done}/{len(progress._left)}"
         for task in self.task_ids:  # none yet when the base class draws for the first time
             self.update(task, completed=progress.fraction(), description=progress.title()[:40], cells=cells)
         return super().get_renderables()

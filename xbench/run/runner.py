@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -15,79 +16,126 @@ from typing import Any, Literal
 import torch
 
 from xbench import __version__
-from xbench.errors import NotApplicable
+from xbench.errors import NotApplicable, XbenchError
 from xbench.explainer import Explainer
+from xbench.guard import Guard, deadline
 from xbench.metric import METRICS, Metric, Scored
 from xbench.result import Result
-from xbench.run.plan import Cell, Plan, chunks
-from xbench.run.progress import Progress
+from xbench.run.cells import Cell, Plan, Task, chunks
+from xbench.run.claims import claim
+from xbench.run.progress import ELSEWHERE, Progress
 from xbench.store import StoreError
 from xbench.subset import Batch
 
 Rule = Literal["predicted", "label"]
+Shard = tuple[int, int]
+WAIT = 0.5
+"""Seconds until a run that has nothing else to do looks again at what others have claimed."""
 Batches = Callable[[Literal["evaluation", "heldout"], tuple[str, ...], Rule], Batch]
 
 
-def run(plan: Plan, progress: Progress) -> list[Result]:
-    """Computes every cell that is not stored, storing it part by part, and returns the results of all cells in order.
+def run(plan: Plan, progress: Progress, shard: Shard = (1, 1), timeout: float | None = None) -> list[Result]:
+    """Computes every cell that is not stored, part by part, and returns the results of all cells in order.
 
-    A cell that raises becomes a failed result, and the others go on. Raises StoreError when the store cannot be written any
-    more; what was stored stays.
+    Several runs on one store share the work: what another one has claimed is left to it and looked at again later. A cell that
+    raises, that takes longer than ``timeout`` seconds for a part, or that changes the classifier becomes a failed result, and
+    the others go on. ``shard`` (i, n) takes the tasks i, i + n, i + 2 n, ... of the plan only, counted from 1.
+
+    Raises StoreError when the store cannot be written any more; what was stored stays.
     """
-    # A few parts, which cells read one after the other: whole data sets would not fit into memory.
-    batches = functools.lru_cache(maxsize=8)(functools.partial(make_batch, plan))
-    for cell in plan.todo:
-        progress.start(cell)
-        outcome = "done"
-        try:
-            run_cell(plan, cell, batches)
-        except StoreError:
-            raise
-        except NotApplicable as error:
-            outcome = "n/a"
-            plan.store.write_status(cell.folder, {"status": "n/a", "reason": str(error)})
-        except Exception as error:
-            outcome = "failed"
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            content = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
-            plan.store.write_status(cell.folder, content)
-        progress.finish(cell, outcome)
+    worker = Worker(plan, progress, timeout)
+    tasks = plan.tasks[shard[0] - 1 :: shard[1]]
+    while tasks:
+        left = [task for task in tasks if not worker.take(task)]
+        if len(left) == len(tasks):
+            time.sleep(WAIT)
+        tasks = left
     return collect(plan)
 
 
-def run_cell(plan: Plan, cell: Cell, batches: Batches) -> None:
-    """Computes and stores the missing parts of one cell, after what its metric is calibrated to."""
+class Worker:
+    """Computes tasks, one at a time, in this process."""
+
+    def __init__(self, plan: Plan, progress: Progress, timeout: float | None = None) -> None:
+        self.plan = plan
+        self.progress = progress
+        self.timeout = timeout
+        self._guard = Guard(plan.classifier)
+        self._failed: set[str] = set()
+        self._began = time.time()
+        # A few parts, which cells read one after the other: whole data sets would not fit into memory.
+        self._batches: Batches = functools.lru_cache(maxsize=8)(functools.partial(make_batch, plan))
+
+    def take(self, task: Task) -> bool:
+        """Computes what is left of a task; False, at once, if another process is at it."""
+        with claim(self.plan.store.root / "claims", task.name) as mine:
+            for cell in task.cells if mine else ():
+                if cell.key not in self._failed and not self._stored(cell, task.index):
+                    self.progress.start(cell)
+                    self.progress.finish(cell, task.index, self._outcome(cell, task.index))
+                else:
+                    self.progress.finish(cell, task.index, ELSEWHERE)
+        return mine
+
+    def _stored(self, cell: Cell, index: int) -> bool:
+        """Whether another run has stored the part, or found that it cannot be computed, since this one began."""
+        store = self.plan.store
+        return store.read_part(cell.folder, index) is not None or store.status_since(cell.folder, self._began)
+
+    def _outcome(self, cell: Cell, index: int) -> str:
+        """Computes one part of a cell: done, n/a or failed."""
+        try:
+            with deadline(self.timeout):
+                content = run_part(self.plan, cell, index, self._batches)
+            self._guard.check()
+            self.plan.store.write_part(cell.folder, index, content)
+        except StoreError:
+            raise
+        except NotApplicable as error:
+            self.plan.store.write_status(cell.folder, {"status": "n/a", "reason": str(error)})
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            content = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+            self.plan.store.write_status(cell.folder, content)
+            with contextlib.suppress(XbenchError):
+                self._guard.check()  # what failed in the middle may have left something behind
+        else:
+            return "done"
+        self._failed.add(cell.key)
+        return str((self.plan.store.read_status(cell.folder) or {}).get("status"))
+
+
+def run_part(plan: Plan, cell: Cell, index: int, batches: Batches) -> dict[str, Any]:
+    """What is to be stored of one part of a cell; what its metric is calibrated to is chosen and stored before."""
     explainer = Explainer(cell.method, plan.classifier, plan.suite.seed, plan.checkpoints, plan.store)
     metric, calibration = calibrated(plan, cell, explainer, batches)
-    for index in cell.missing:
-        ids = cell.parts[index]
-        batch = batches("evaluation", ids, metric.target_rule)
-        passes, start = plan.classifier.passes.copy(), time.perf_counter()
-        maps = explainer.maps(batch) if cell.metric.uses_maps else None
-        explained = time.perf_counter()
-        scored = metric(explainer, batch, maps)
-        check_scores(cell, scored, len(ids))
-        used = plan.classifier.passes - passes
-        record = {
-            "seconds": round(time.perf_counter() - start, 3),
-            "seconds_maps": round(explained - start, 3),
-            "passes": dataclasses.asdict(used),
-            "metric": scored.record,
-            "batch_size": plan.classifier.batch_size,
-            "machine": machine(str(plan.classifier.device)),
-            **calibration,
-        }
-        content = {
-            "key": cell.key,
-            "method": cell.method.spec,
-            "metric": cell.metric.spec,
-            "ids": list(ids),
-            "scores": {name: values.tolist() for name, values in scored.scores.items()},
-            "curves": {name: values.tolist() for name, values in scored.curves.items()},
-            "reasons": {name: {ids[i]: why for i, why in by.items()} for name, by in scored.reasons.items() if by},
-            "record": record,
-        }
-        plan.store.write_part(cell.folder, index, content)
+    ids = cell.parts[index]
+    batch = batches("evaluation", ids, metric.target_rule)
+    passes, start = plan.classifier.passes.copy(), time.perf_counter()
+    maps = explainer.maps(batch) if cell.metric.uses_maps else None
+    explained = time.perf_counter()
+    scored = metric(explainer, batch, maps)
+    check_scores(cell, scored, len(ids))
+    used = plan.classifier.passes - passes
+    record = {
+        "seconds": round(time.perf_counter() - start, 3),
+        "seconds_maps": round(explained - start, 3),
+        "passes": dataclasses.asdict(used),
+        "metric": scored.record,
+        "batch_size": plan.classifier.batch_size,
+        "machine": machine(str(plan.classifier.device)),
+        **calibration,
+    }
+    return {
+        "key": cell.key,
+        "method": cell.method.spec,
+        "metric": cell.metric.spec,
+        "ids": list(ids),
+        "scores": {name: values.tolist() for name, values in scored.scores.items()},
+        "curves": {name: values.tolist() for name, values in scored.curves.items()},
+        "reasons": {name: {ids[i]: why for i, why in by.items()} for name, by in scored.reasons.items() if by},
+        "record": record,
+    }
 
 
 def calibrated(plan: Plan, cell: Cell, explainer: Explainer, batches: Batches) -> tuple[Metric, dict[str, Any]]:
@@ -133,7 +181,7 @@ def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[st
     x, label, boxes = (plan.subset if part == "evaluation" else plan.heldout).read(ids)
     x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
     target = label if rule == "label" else plan.classifier.probabilities(x).argmax(1)
-    return Batch(list(ids), x, label, target, boxes)
+    return Batch(list(ids), x, label, target, boxes, [plan.groups[image] for image in ids])
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -141,7 +189,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "label", "target")}
     boxes = [batch.boxes for batch in batches if batch.boxes is not None]
     ids = [image for batch in batches for image in batch.ids]
-    return Batch(ids, **tensors, boxes=list(chain.from_iterable(boxes)) if boxes else None)
+    groups = [group for batch in batches for group in batch.groups or ()]
+    return Batch(ids, **tensors, boxes=list(chain.from_iterable(boxes)) if boxes else None, groups=groups or None)
 
 
 def collect(plan: Plan) -> list[Result]:

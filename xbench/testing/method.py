@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier, Passes
+from xbench.guard import changes
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.rng import ImageRandom
 from xbench.testing.entry import conclude, declaration, entry
-from xbench.testing.state import changes, global_seed, snapshot
+from xbench.testing.state import global_seed, snapshot
 from xbench.testing.tiny import tiny_classifier, tiny_images
 from xbench.types import Images, Labels, Maps
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from xbench.explainer import Explainer
+from xbench.guard import changes
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.metric import METRICS, Metric, Scored
 from xbench.subset import Batch
 from xbench.testing.entry import conclude, declaration, entry
-from xbench.testing.state import changes, global_seed, snapshot
+from xbench.testing.state import global_seed, snapshot
 from xbench.testing.tiny import tiny_batch, tiny_classifier
 from xbench.types import Maps
 
