@@ -7,7 +7,7 @@ import sys
 import typer
 
 from xbench import __version__
-from xbench.cli import boards, entries, explaining, fitting, running
+from xbench.cli import boards, entries, explaining, fitting, running, stores
 from xbench.errors import XbenchError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("run")(running.run)
 app.command("board")(boards.board)
 app.command("compare")(boards.compare)
 app.command("publish")(boards.publish)
+app.command("merge")(stores.merge)
 app.command("explain")(explaining.explain)
 app.command("check")(entries.check)
 app.command("fit")(fitting.fit)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -25,9 +26,17 @@ from xbench.cli.common import (
     stoppable,
     warn,
 )
+from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
     from xbench.run.cells import Plan
+
+
+class Engine(StrEnum):
+    """What computes the cells."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def plan(
@@ -78,19 +87,42 @@ def run(
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n: only the i-th of n shares of the work, e.g. in an array of jobs.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="Seconds after which a part (50 images) of a cell has failed.")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Where cells are computed: in this process, or by Ray.")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster, e.g. auto; without it Ray is started on this machine.")
+    ] = None,
 ) -> None:
-    """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was."""
+    """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was.
+
+    Several runs on one store, on one machine or on many that share its folder, divide the work among themselves.
+    """
     from xbench.cli.boards import show_and_write
     from xbench.run.plan import measured_speed
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 
+    share = _share(shard)
+    if address is not None and engine is not Engine.RAY:
+        raise XbenchError("--address is that of a Ray cluster: it needs --engine ray")
     start = time.perf_counter()
     made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
     with stoppable(), Progress(made, speed, console) as progress:
-        results = run_plan(made, progress)
+        if engine is Engine.RAY:
+            from xbench.run.ray_engine import run as run_on_ray
+
+            results = run_on_ray(made, progress, share, timeout, address=address)
+        else:
+            results = run_plan(made, progress, share, timeout)
     show_and_write(made.suite, results, store / "boards", command_of(suite, method, limit, dataset, classifier))
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
@@ -100,6 +132,16 @@ def run(
         where = store / "results"
         console.print(f"tracebacks: status.json below {where}; the next run tries these cells again", soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _share(shard: str | None) -> tuple[int, int]:
+    """The numbers of ``i/n``; XbenchError unless 1 <= i <= n."""
+    if shard is None:
+        return 1, 1
+    i, _, n = shard.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise XbenchError(f"--shard {shard!r}: write i/n with 1 <= i <= n, for instance 1/4, 2/4, 3/4, 4/4")
+    return int(i), int(n)
 
 
 def _print_summary(made: Plan, speed: tuple[float, float]) -> None:

@@ -72,9 +72,10 @@ class Cell:
 class Task:
     """What is left of one method on one chunk of the images, under all metrics: the unit that processes share.
 
-    ``cells`` lack their part ``index``; their maps are made by this task alone.
+    ``cells`` lack their part ``index``; ``number`` counts all tasks of the suite, from 1, those that are stored included.
     """
 
+    number: int
     index: int
     cells: tuple[Cell, ...]
     name: str
@@ -114,17 +115,28 @@ class Plan:
 
     @functools.cached_property
     def tasks(self) -> list[Task]:
-        """What is to be computed, in order: method by method, chunk by chunk; names are the same for every run on the store."""
+        """What is to be computed, in order: method by method, chunk by chunk.
+
+        Names and numbers are the same for every run of the suite on a store, whatever is stored already.
+        """
         by_method: dict[Method, list[Cell]] = {}
-        for cell in self.todo:
+        for cell in self.cells:
             by_method.setdefault(cell.method, []).append(cell)
         tasks = []
+        number = 0
         for method, cells in by_method.items():
             name = digest([self.subset.digest(), self.classifier.identity, method.identity, self.suite.seed])[:16]
-            for index in sorted({index for cell in cells for index in cell.missing}):
-                lacking = tuple(cell for cell in cells if index in cell.missing)
-                tasks.append(Task(index, lacking, f"{name}-{index:03d}"))
+            for index in range(max(len(cell.parts) for cell in cells)):
+                number += 1
+                lacking = tuple(cell for cell in cells if not cell.not_applicable and index in cell.missing)
+                if lacking:
+                    tasks.append(Task(number, index, lacking, f"{name}-{index:03d}"))
         return tasks
+
+    def share(self, shard: tuple[int, int]) -> list[Task]:
+        """The tasks of the i-th of n shares, (i, n) with i from 1."""
+        i, n = shard
+        return [task for task in self.tasks if task.number % n == i % n]
 
     @functools.cached_property
     def groups(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -39,12 +39,12 @@ def run(plan: Plan, progress: Progress, shard: Shard = (1, 1), timeout: float | 
 
     Several runs on one store share the work: what another one has claimed is left to it and looked at again later. A cell that
     raises, that takes longer than ``timeout`` seconds for a part, or that changes the classifier becomes a failed result, and
-    the others go on. ``shard`` (i, n) takes the tasks i, i + n, i + 2 n, ... of the plan only, counted from 1.
+    the others go on. ``shard`` (i, n), i from 1, takes the i-th of n shares only.
 
     Raises StoreError when the store cannot be written any more; what was stored stays.
     """
     worker = Worker(plan, progress, timeout)
-    tasks = plan.tasks[shard[0] - 1 :: shard[1]]
+    tasks = plan.share(shard)
     while tasks:
         left = [task for task in tasks if not worker.take(task)]
         if len(left) == len(tasks):
@@ -53,10 +53,17 @@ def run(plan: Plan, progress: Progress, shard: Shard = (1, 1), timeout: float | 
     return collect(plan)
 
 
+class Follows(Protocol):
+    """Who is told about every part of a cell, see `Progress`."""
+
+    def start(self, cell: Cell) -> None: ...
+    def finish(self, cell: Cell, index: int, outcome: str) -> None: ...
+
+
 class Worker:
     """Computes tasks, one at a time, in this process."""
 
-    def __init__(self, plan: Plan, progress: Progress, timeout: float | None = None) -> None:
+    def __init__(self, plan: Plan, progress: Follows, timeout: float | None = None) -> None:
         self.plan = plan
         self.progress = progress
         self.timeout = timeout
