@@ -38,7 +38,7 @@ def merge(target: Store, sources: Sequence[Path], report: Callable[[str], None])
             continue
         here = known.get(place) or (target.root / place if (target.root / place).exists() else None)
         if here is not None and _intact(here):
-            if path.suffix == ".json" and _scores(here) != _scores(path):
+            if path.name.startswith("part-") and _scores(here) != _scores(path):
                 raise XbenchError(f"{here} and {path} have the same key and different scores: nothing was copied")
         else:
             known[place] = path
