@@ -15,7 +15,7 @@ from xbench.ops.rewriting import RescaleRule
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
 
-GAP = 1e-3
+GAP = 1e-4
 """Largest gap of completeness, as a share of the sum of all |contributions|, that is rounding (own decision)."""
 
 
@@ -26,8 +26,9 @@ class DeepLift(Method):
 
     Shrikumar et al. 2017, https://arxiv.org/abs/1704.02685, section 3.5.2, for f_c the logit. Maps (b, h, w), signed, in
     logits; by completeness a map sums to f_c(x) - f_c(x'). Equal to Captum's ``DeepLift`` where every nonlinearity is
-    a module that is called once. Functional, in-place and repeated ones, on which Captum is silently wrong or fails, and
-    overlapping max-pooling windows are handled too, see `xbench.ops.rewriting.RescaleRule`. Does not apply to a network with another nonlinearity
+    a module that is called once and that no other follows at once. Functional and in-place ones, a ReLU directly before a
+    max-pooling and overlapping windows, on which Captum 0.9 is silently wrong, and repeated modules, on which it fails, are
+    handled too, see `xbench.ops.rewriting.RescaleRule`. Does not apply to a network with another nonlinearity
     (attention, a product of activations, ...): its maps are not complete, which is checked on every image.
 
     Args:

@@ -10,11 +10,11 @@ from networks import RELUS, Call, Small, classifier_of, digits, explain, linear,
 from torch import Tensor, nn
 
 from xbench import Batch, Explainer, NotApplicable
-from xbench.metrics.randomisation import Randomisation
 from xbench.methods.gradcam import GradCam
 from xbench.methods.gradient import Gradient
 from xbench.methods.guided_backprop import GuidedBackprop as Guided
 from xbench.methods.guided_gradcam import GuidedGradCam as GuidedCam
+from xbench.metrics.randomisation import Randomisation
 from xbench.ops.rewriting import GuidedReLUs
 from xbench.testing import tiny_images
 from xbench.testing.state import changes, snapshot

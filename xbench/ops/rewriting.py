@@ -58,7 +58,8 @@ class RescaleRule(TorchFunctionMode):
     that derivative, the second half none. Elementwise functions follow the rescale rule (Shrikumar et al. 2017, equation 10).
     A maximum is split as Captum splits it: first from the reference's up to the larger of both maxima, among the image's
     arguments of the maximum, and then down to the image's, among the reference's; each divided by the difference there.
-    Unlike Captum, windows may overlap, and where there is no difference the derivative is the image's own.
+    Unlike Captum, windows may overlap, and where there is no difference the derivative is the image's own. As there, rounding
+    decides between equal values, so that in a constant window of the reference it may be another pixel on another device.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
