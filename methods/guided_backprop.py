@@ -26,7 +26,8 @@ class GuidedBackprop(Method):
     absolute value over the channels is that of `gradient` (own decision). Maps (b, h, w), >= 0. Known not to depend much on
     the weights (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
 
-    Does not apply to a network without ReLU, where it would be the gradient.
+    Does not apply to a network without ReLU, where it would be the gradient, nor to one with TorchScript layers, whose ReLUs
+    cannot be seen.
     """
 
     label: ClassVar[str] = "Guided BackProp"
@@ -45,3 +46,8 @@ class GuidedBackprop(Method):
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward and one backward pass."""
         return Passes(1, 1)
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """A TorchScript layer that may hide ReLUs, or None; that there is no ReLU shows when the network runs."""
+        scripted = [name for name, layer in classifier.module.named_modules() if isinstance(layer, torch.jit.ScriptModule)]
+        return f"layer {scripted[0]!r} of classifier {classifier.name!r} is TorchScript" if scripted else None

@@ -35,5 +35,5 @@ class GuidedGradCam(Method):
         return GradCam().cost(shape) + GuidedBackprop().cost(shape)
 
     def not_applicable(self, classifier: Classifier) -> str | None:
-        """Why the classifier has no activation map, or None."""
-        return GradCam().not_applicable(classifier)
+        """Why one of the two does not apply, or None."""
+        return GradCam().not_applicable(classifier) or GuidedBackprop().not_applicable(classifier)

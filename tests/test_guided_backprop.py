@@ -112,6 +112,14 @@ def test_a_network_without_relu_is_not_applicable() -> None:
     assert GuidedCam().not_applicable(relu_classifier("F.relu")) is None
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_layer_whose_relus_cannot_be_seen_is_named() -> None:
+    classifier = relu_classifier("module")
+    classifier.module.relu2 = torch.jit.trace(nn.ReLU(), torch.zeros(1, 8, 7, 7))
+    for method in (Guided(), GuidedCam()):
+        assert method.not_applicable(classifier) == "layer 'relu2' of classifier 'made' is TorchScript"
+
+
 @pytest.mark.parametrize("spec", ["guided-backprop", "guided-gradcam", "deeplift"])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_an_exception_in_the_middle_leaves_nothing_behind(spec: str, where: str) -> None:

@@ -1,8 +1,8 @@
 """Other derivatives for some functions of torch while a network runs, whether they are modules, functional or in place.
 
 A mode sees every call of a function of torch within its block, so that it does not matter who makes the call, and nothing is
-attached to any module: whatever ends the block, an exception too, ends the rewriting. Calls inside a TorchScript module are
-not seen.
+attached to any module: whatever ends the block, an exception too, ends the rewriting. Calls inside a TorchScript module, and
+those of ``torch.ops``, are not seen.
 """
 
 from __future__ import annotations
