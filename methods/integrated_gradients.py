@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 
 from xbench.classifier import Classifier, Passes
+from xbench.gradients import Baseline, baseline_image
 from xbench.method import METHODS, Method
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -34,7 +35,7 @@ class IntegratedGradients(Method):
     quick: ClassVar[dict[str, int]] = {"steps": 5}
 
     steps: int = 50
-    baseline: Literal["zero", "gray"] = "zero"
+    baseline: Baseline = "zero"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -43,8 +44,7 @@ class IntegratedGradients(Method):
     def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """Maps (b, h, w) of classes ``y``."""
         integrated = CaptumIntegratedGradients(classifier)
-        pixel = classifier.gray if self.baseline == "gray" else torch.zeros_like(classifier.gray)
-        baseline = pixel.to(x).expand(1, *x.shape[1:])
+        baseline = baseline_image(self.baseline, classifier, x[:1])
         size = classifier.batch_size
         return torch.cat(
             [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,9 +21,96 @@ KERNEL_WIDTH = 0.25
 ALPHA = 1.0
 
 
+@dataclass(frozen=True)
+class SuperpixelModel(Method):
+    """The coefficient of each superpixel in a linear model of the class probability: what LIME and Kernel SHAP share.
+
+    The first sample keeps every superpixel. The map is signed, in units of probability, and constant on each superpixel. SLIC
+    runs on the CPU, image by image.
+
+    Args:
+        samples: number of perturbed images, the whole image included; None: 1000, 500 below 64 px (own decision).
+        segments: number of superpixels asked for; SLIC may return fewer or more.
+        sigma: of the blur before SLIC, in pixels; None: 3, 0 below 64 px (own decision).
+        compactness: SLIC's weight of space against colour; None: 30, whose colours are Lab; 0.1 for images that do not have
+            three channels, whose values SLIC compares in [0, 1] (own decision: 30 would give a plain grid).
+        fill: what replaces the removed superpixels.
+        seed: of the samples.
+    """
+
+    quick: ClassVar[dict[str, int]] = {"samples": 20, "segments": 10}
+
+    samples: int | None = None
+    segments: int = 50
+    sigma: float | None = None
+    compactness: float | None = None
+    fill: Fill = "gray"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        valid_fill(self.fill)
+        if self.samples is not None and self.samples < 2:
+            raise ValueError(f"samples must be at least 2, got {self.samples}")
+        if self.segments < 2:
+            raise ValueError(f"segments must be at least 2, got {self.segments}")
+        if self.sigma is not None and self.sigma < 0:
+            raise ValueError(f"sigma must not be negative, got {self.sigma}")
+        if self.compactness is not None and self.compactness <= 0:
+            raise ValueError(f"compactness must be positive, got {self.compactness}")
+
+    def draw(self, rng: ImageRandom, count: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Which of the ``count`` (b,) superpixels each sample keeps, bool (b, samples, most), and its weight (b, samples)."""
+        raise NotImplementedError
+
+    def fit(self, kept: Tensor, weight: Tensor, p: Tensor) -> Tensor:
+        """Coefficients (b, most) from samples, weights and class probabilities (b, samples), all float64."""
+        raise NotImplementedError
+
+    def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
+        """Maps (b, h, w); see ``Method``."""
+        b, _, h, w = x.shape
+        samples = self._samples(classifier.shape)
+        superpixel = superpixels(x, self.segments, self._sigma(classifier.shape), self._compactness(classifier.shape))
+        kept, weight = self.draw(rng, superpixel.amax(1) + 1, samples)
+        superpixel, kept, weight = superpixel.to(x.device), kept.to(x.device), weight.to(x.device)
+
+        def mask_of(image: Tensor, step: Tensor) -> Tensor:
+            return kept[image, step].gather(1, superpixel[image]).view(-1, 1, h, w)
+
+        fill = make_filler(self.fill, classifier, x, rng)
+        p = stream(classifier, x, samples, mask_of, fill, probability_of(y))
+        return self.fit(kept.double(), weight, p.double()).gather(1, superpixel).view(b, h, w).to(x.dtype)
+
+    def uniform(self, rng: ImageRandom, rows: int, columns: int) -> Tensor:
+        """Uniform draws (b, rows, columns), an image's own the same whatever ``columns`` the batch needs."""
+        blocks = range(-(-columns // self.segments))
+        return torch.cat([rng.uniform("kept", (rows, self.segments), step=block) for block in blocks], 2)[:, :, :columns]
+
+    def not_applicable(self, classifier: Classifier) -> str | None:
+        """No inpainter ships for the classifier's images."""
+        return no_inpainter(self.fill, classifier)
+
+    def cost(self, shape: tuple[int, int, int]) -> Passes:
+        """One forward pass per sample."""
+        return Passes(forward=self._samples(shape))
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same method with the defaults of images of ``shape`` filled in."""
+        return self.replace(samples=self._samples(shape), sigma=self._sigma(shape), compactness=self._compactness(shape))
+
+    def _samples(self, shape: tuple[int, int, int]) -> int:
+        return self.samples or (1000 if shape[-1] >= 64 else 500)
+
+    def _sigma(self, shape: tuple[int, int, int]) -> float:
+        return (3.0 if shape[-1] >= 64 else 0.0) if self.sigma is None else self.sigma
+
+    def _compactness(self, shape: tuple[int, int, int]) -> float:
+        return self.compactness or (30.0 if shape[0] == 3 else 0.1)
+
+
 @METHODS.register("lime")
 @dataclass(frozen=True)
-class Lime(Method):
+class Lime(SuperpixelModel):
     """The coefficient of each superpixel in a weighted ridge regression of the class probability (Ribeiro et al. 2016).
 
     Source: https://arxiv.org/abs/1602.04938, in the form of the code of Agarwal and Nguyen 2020
@@ -46,63 +133,20 @@ class Lime(Method):
     """
 
     label: ClassVar[str] = "LIME"
-    quick: ClassVar[dict[str, int]] = {"samples": 20, "segments": 10}
 
-    samples: int | None = None
-    segments: int = 50
-    sigma: float | None = None
-    compactness: float | None = None
-    fill: Fill = "gray"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        valid_fill(self.fill)
-        if self.samples is not None and self.samples < 2:
-            raise ValueError(f"samples must be at least 2, got {self.samples}")
-        if self.segments < 2:
-            raise ValueError(f"segments must be at least 2, got {self.segments}")
-        if self.sigma is not None and self.sigma < 0:
-            raise ValueError(f"sigma must not be negative, got {self.sigma}")
-        if self.compactness is not None and self.compactness <= 0:
-            raise ValueError(f"compactness must be positive, got {self.compactness}")
-
-    def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
-        """Maps (b, h, w); see ``Method``."""
-        b, _, h, w = x.shape
-        samples = self._samples(classifier.shape)
-        superpixel = superpixels(x, self.segments, self._sigma(classifier.shape), self._compactness(classifier.shape))
-        count = superpixel.amax(1) + 1
-        width = int(count.max())
-        # Draws come in blocks of ``segments`` columns, so that an image's draws do not depend on the batch's largest count.
-        blocks = range(-(-width // self.segments))
-        draws = torch.cat([rng.uniform("kept", (samples, self.segments), step=block) for block in blocks], 2)
-        kept = draws[:, :, :width] < 0.5
+    def draw(self, rng: ImageRandom, count: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Every superpixel is kept or not with the same probability; samples weigh by their distance to the whole image."""
+        most = int(count.max())
+        kept = self.uniform(rng, samples, most) < 0.5
         kept[:, 0] = True
-        kept &= torch.arange(width) < count[:, None, None]
-        superpixel, count, kept = superpixel.to(x.device), count.to(x.device), kept.to(x.device)
-
-        def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            return kept[image, step].gather(1, superpixel[image]).view(-1, 1, h, w)
-
-        fill = make_filler(self.fill, classifier, x, rng)
-        p = stream(classifier, x, samples, mask_of, fill, probability_of(y))
+        kept &= torch.arange(most) < count[:, None, None]
         # The cosine of a binary row with the row of ones is the root of the share of ones.
         distance = 1 - (kept.sum(2).double() / count[:, None]).sqrt()
-        weight = torch.exp(-(distance**2) / KERNEL_WIDTH**2).sqrt()
-        coefficient = weighted_ridge(kept.double(), p.double(), weight, ALPHA)
-        return coefficient.gather(1, superpixel).view(b, h, w).to(x.dtype)
+        return kept, torch.exp(-(distance**2) / KERNEL_WIDTH**2).sqrt()
 
-    def not_applicable(self, classifier: Classifier) -> str | None:
-        """No inpainter ships for the classifier's images."""
-        return no_inpainter(self.fill, classifier)
-
-    def cost(self, shape: tuple[int, int, int]) -> Passes:
-        """One forward pass per sample."""
-        return Passes(forward=self._samples(shape))
-
-    def resolved(self, shape: tuple[int, int, int]) -> Lime:
-        """The same method with the defaults of images of ``shape`` filled in."""
-        return self.replace(samples=self._samples(shape), sigma=self._sigma(shape), compactness=self._compactness(shape))
+    def fit(self, kept: Tensor, weight: Tensor, p: Tensor) -> Tensor:
+        """Ridge regression."""
+        return weighted_ridge(kept, p, weight, ALPHA)
 
     def sweeps(self, shape: tuple[int, int, int]) -> dict[str, list[Method]]:
         """Agarwal and Nguyen's two sweeps: five seeds with 500 samples, at 50 and at 150 superpixels."""
@@ -110,15 +154,6 @@ class Lime(Method):
             f"S={segments}": [self.replace(segments=segments, samples=500, seed=seed) for seed in range(5)]
             for segments in (50, 150)
         }
-
-    def _samples(self, shape: tuple[int, int, int]) -> int:
-        return self.samples or (1000 if shape[-1] >= 64 else 500)
-
-    def _sigma(self, shape: tuple[int, int, int]) -> float:
-        return (3.0 if shape[-1] >= 64 else 0.0) if self.sigma is None else self.sigma
-
-    def _compactness(self, shape: tuple[int, int, int]) -> float:
-        return self.compactness or (30.0 if shape[0] == 3 else 0.1)
 
 
 def superpixels(x: Images, segments: int, sigma: float, compactness: float) -> Tensor:
