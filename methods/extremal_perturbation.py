@@ -32,23 +32,24 @@ class ExtremalPerturbation(Method):
     makes a mask (`xbench.ops.smooth_mask`), which blurs the image where it is below 1, by up to 20 px at 224 px
     (`xbench.ops.pyramid`). Gradient descent (learning rate 0.01, momentum and dampening 0.9, cells clamped to [0, 1] after
     every step) minimises -f_c + weight * 1.0035^t * mean (sorted mask - template)^2, f_c the logit, t the iteration and the
-    template 0 up to the share 1 - area of the pixels and 1 above. As in TorchRay the area is a share of the mask's canvas, which
-    is larger than the image by a margin of one sigma, and the map holds the masks of the last pass. Every mask is in [0, 1].
+    template 0 up to the share 1 - area of the pixels and 1 above. As in TorchRay the area is a share of the mask's canvas,
+    which is larger than the image by a margin of one sigma, and the map holds the masks of the last pass. Every mask is in [0,
+    1].
 
-    Own decision: equal pixels share their part of the template, where TorchRay leaves their order to the sort. At first most are
-    equal, and an order from top to bottom draws the masks to the lower border.
+    Own decision: equal pixels share their part of the template, where TorchRay leaves their order to the sort. At first most
+    are equal, and an order from top to bottom draws the masks to the lower border.
 
     Args:
         areas: shares of the canvas, each in (0, 1); one or several, whose masks are added.
         iterations: optimisation steps.
-        upsample: distance of the grid's cells in pixels; None: 7 at 224 px as in TorchRay, scaled with the height and rounded, and
-            below 64 px the mask grid that all methods share, 1/2 of the image (own decisions).
+        upsample: distance of the grid's cells in pixels; None: 7 at 224 px as in TorchRay, scaled with the height and rounded,
+            and below 64 px the mask grid that all methods share, 1/2 of the image (own decisions).
         sigma: width of a cell's bump in pixels; None: 21 at 224 px as in TorchRay, scaled with the height (own decision).
-        weight: of the area; None: 300 as in TorchRay, 30 below 64 px (own decision: on digits and `mnist-cnn`, whose logits are small,
-            300 draws the masks to the border, where their soft edges are cut off; 6 digits won the deletion and insertion game
-            by 0.45 with it and by 0.68 with 30).
-        jitter: whether every other pass, from the first on, sees the image mirrored; None: as in TorchRay from 64 px on, not below,
-            where images are digits (own decision).
+        weight: of the area; None: 300 as in TorchRay, 30 below 64 px (own decision: on digits and `mnist-cnn`, whose logits are
+            small, 300 draws the masks to the border, where their soft edges are cut off; 6 digits won the deletion and
+            insertion game by 0.45 with it and by 0.68 with 30).
+        jitter: whether every other pass, from the first on, sees the image mirrored; None: as in TorchRay from 64 px on, not
+            below, where images are digits (own decision).
     """
 
     iterative: ClassVar[bool] = True
@@ -148,13 +149,11 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
 
 
 def assigned(template: Tensor, values: Tensor) -> Tensor:
-    """Each row of the ascending ``template`` (n, m) in the order of ``values`` (n, m); equal values get their mean share of it."""
+    """Each row of the ascending ``template`` (n, m) in the order of ``values`` (n, m); equal values share their part of it."""
     ordered, order = values.sort(dim=1, stable=True)
     group = torch.zeros_like(order)
     group[:, 1:] = (ordered.diff(dim=1) > 0).cumsum(1)
-    total, count = (
-        torch.zeros_like(template).scatter_add_(1, group, share) for share in (template, torch.ones_like(template))
-    )
+    total, count = (torch.zeros_like(template).scatter_add_(1, group, share) for share in (template, torch.ones_like(template)))
     # Sums of zeros and ones are exact, whatever their order.
     shared = (total / count.clamp(min=1)).gather(1, group)
     return torch.empty_like(template).scatter_(1, order, shared)

@@ -86,9 +86,7 @@ class Igos(Method):
     def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """Maps (b, h, w) in [0, 1]: 1 - the product of the masks; see ``Method``."""
         # As many images as have their paths in one batch; a single one whose paths fill more than one.
-        chunks = torch.arange(len(x), device=x.device).split(
-            max(1, classifier.batch_size // (self.points * len(self.signs)))
-        )
+        chunks = torch.arange(len(x), device=x.device).split(max(1, classifier.batch_size // (self.points * len(self.signs))))
         with torch.enable_grad():
             grids = [
                 self._optimised(classifier, x[i], y[i], ImageRandom(rng.seed, [rng.ids[j] for j in i.tolist()])) for i in chunks
@@ -153,11 +151,11 @@ class IntegratedGradientOptimisedSaliency(Igos):
 
     Qi, Khorram and Li 2020 (https://arxiv.org/abs/1905.00954), in the form of the authors' code
     (https://github.com/khorrams/IGOS_pp). A keep-mask m on a coarse grid, 1 at first, is enlarged bilinearly (corners aligned).
-    Its score is the mean over a = 1/n, 2/n, .., 1 of the probability p_c(a m x + (1 - a m) blurred x + noise), n the ``points``,
-    noise of standard deviation 0.2 in the classifier's normalised units; to it come the mean of 1 - m and 20 times the total
-    variation, the mean squared difference of neighbouring cells along each axis. Every step descends the gradient of the sum by
-    a backtracking line search: step sizes 1000, 200, 40, .. until the sum falls by 1e-4 times the step size times the squared
-    gradient, or the step size is below 1e-5. The map is 1 - m, in [0, 1]: 1 = deleted.
+    Its score is the mean over a = 1/n, 2/n, .., 1 of the probability p_c(a m x + (1 - a m) blurred x + noise), n the
+    ``points``, noise of standard deviation 0.2 in the classifier's normalised units; to it come the mean of 1 - m and 20 times
+    the total variation, the mean squared difference of neighbouring cells along each axis. Every step descends the gradient of
+    the sum by a backtracking line search: step sizes 1000, 200, 40, .. until the sum falls by 1e-4 times the step size times
+    the squared gradient, or the step size is below 1e-5. The map is 1 - m, in [0, 1]: 1 = deleted.
 
     Own decisions: one noise for all evaluations of an iteration, where the code draws a new one for each, so that the search
     compares like with like. The code's program calls its function with the numbers of points and iterations swapped; here they
@@ -200,13 +198,14 @@ def path_scores(
 ) -> tuple[Scores, Tensor]:
     """For each of the images x[image]: the signed sum over scores of the mean class probability on the path, and its gradient.
 
-    A score of sign 1 keeps x and one of sign -1 keeps the background where its mask is 1. The gradient (n, scores, h, w) is that
-    at the ``composed`` masks, zeros if ``backward`` is False.
+    A score of sign 1 keeps x and one of sign -1 keeps the background where its mask is 1. The gradient (n, scores, h, w) is
+    that at the ``composed`` masks, zeros if ``backward`` is False.
     """
     n, k, h, w = composed.shape
     points = noise.shape[2]
     flat = torch.cartesian_prod(*(torch.arange(size, device=x.device) for size in (n, k, points)))
-    values, slopes = [], []
+    values: list[Tensor] = []
+    slopes: list[Tensor] = []
     for part in flat.split(classifier.batch_size):
         row, score, point = part.unbind(1)
         weight = signs[score].to(x) / points
@@ -224,13 +223,11 @@ def path_scores(
     return torch.cat(values).view(n, -1).sum(1), gradient
 
 
-def line_search(
-    grids: Grids, gradient: Grids, base: Scores, loss: Callable[[Tensor, Grids], Scores], step: float
-) -> Grids:
+def line_search(grids: Grids, gradient: Grids, base: Scores, loss: Callable[[Tensor, Grids], Scores], step: float) -> Grids:
     """The grids after a step down the ``gradient``, clamped to [0, 1], of the largest size that lowers the loss enough.
 
-    Sizes are ``step`` times 0.2, 0.04, ..; enough is by 1e-4 times the size times the squared gradient of the image (Armijo). An
-    image for which none is enough takes the first size below 1e-5.
+    Sizes are ``step`` times 0.2, 0.04, ..; enough is by 1e-4 times the size times the squared gradient of the image (Armijo).
+    An image for which none is enough takes the first size below 1e-5.
     """
     image, size = torch.arange(len(grids), device=grids.device), step
     result = grids.clone()

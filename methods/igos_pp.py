@@ -24,16 +24,16 @@ class IgosPlusPlus(Igos):
     """The smallest smooth deletion that destroys the class probability and whose inverse restores it, by two masks (I-GOS++).
 
     Khorram, Lawson and Li 2021 (https://arxiv.org/abs/2012.15783), in the form of the authors' code
-    (https://github.com/khorrams/IGOS_pp). As I-GOS (`igos`), with a mask d to delete from the image and one i to delete from what
-    is inserted into its blur. The score is the mean class probability on the paths of d and d i from the blur to the masked image,
-    minus that on the paths of i and d i from the image to the masked blur: what both masks remove must destroy the class, and
-    restore it. To it come the mean of 1 - d i and 20 times the bilateral total variation: half the total variation of the grid
-    d i, plus half that of the enlarged grid with each squared difference weighted by exp(-|difference of the image|^2 / 0.01). A
-    step descends half the score's gradient plus that of the rest; the line search compares the whole sum. The map is 1 - d i, in
-    [0, 1]: 1 = important.
+    (https://github.com/khorrams/IGOS_pp). As I-GOS (`igos`), with a mask d to delete from the image and one i to delete from
+    what is inserted into its blur. The score is the mean class probability on the paths of d and d i from the blur to the
+    masked image, minus that on the paths of i and d i from the image to the masked blur: what both masks remove must destroy
+    the class, and restore it. To it come the mean of 1 - d i and 20 times the bilateral total variation: half the total
+    variation of the grid d i, plus half that of the enlarged grid with each squared difference weighted by exp(-|difference of
+    the image|^2 / 0.01). A step descends half the score's gradient plus that of the rest; the line search compares the whole
+    sum. The map is 1 - d i, in [0, 1]: 1 = important.
 
-    Own decisions: those of I-GOS; and the weight is the mean of its values over the channels for both axes, where the code takes
-    that for one axis and the mean difference for the other.
+    Own decisions: those of I-GOS; and the weight is the mean of its values over the channels for both axes, where the code
+    takes that for one axis and the mean difference for the other.
 
     Args:
         iterations: steps of gradient descent.
@@ -51,7 +51,7 @@ class IgosPlusPlus(Igos):
     half: ClassVar[float] = 0.5
 
     def composed(self, masks: Float[Tensor, "b masks h w"]) -> Float[Tensor, "b scores h w"]:
-        """d and d i to delete, i and d i to insert."""
+        """The masks d and d i to delete, i and d i to insert."""
         deletion, insertion = masks.unbind(1)
         both = deletion * insertion
         return torch.stack([deletion, both, insertion, both], 1)

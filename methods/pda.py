@@ -35,9 +35,9 @@ class PredictionDifferenceAnalysis(Method):
 
     Zintgraf et al. 2017 (https://arxiv.org/abs/1702.04595), algorithm 1, in the form of the authors' code
     (https://github.com/lmzintgraf/DeepVis-PredDiff). p(c | x without the window) is the mean probability over samples of the
-    window from a Gaussian of the patch, window and a frame of 2 px, conditional on the frame, each channel by itself, clipped to
-    [0, 1]. The value of a window is log2 odds of p(c | x) minus that, in bits, after the Laplace correction (p N + 1) / (N + k) with k
-    classes and N = 100000 as in the code. Values are signed: above 0 = the window speaks for the class.
+    window from a Gaussian of the patch, window and a frame of 2 px, conditional on the frame, each channel by itself, clipped
+    to [0, 1]. The value of a window is log2 odds of p(c | x) minus that, in bits, after the Laplace correction (p N + 1) / (N +
+    k) with k classes and N = 100000 as in the code. Values are signed: above 0 = the window speaks for the class.
 
     Own decisions: the code fits the Gaussian to other images of the dataset, which a method here does not have; it is fitted to
     all patches of the image itself (at most 20000), with 1 % of the mean variance added to the diagonal
@@ -155,6 +155,6 @@ def both_probabilities(y: Labels) -> Callable[[Logits, Tensor], Float[Tensor, "n
     return select
 
 
-def corrected_odds(p: Float[Tensor, "... 2"], classes: int) -> Float[Tensor, "..."]:
-    """log2 odds of (p N + 1) / (N + classes), from the probabilities p and 1 - p."""
+def corrected_odds(p: Tensor, classes: int) -> Tensor:
+    """log2 odds of (p N + 1) / (N + classes), from the probabilities p and 1 - p on the last axis."""
     return torch.log2((p[..., 0] * INSTANCES + 1) / (p[..., 1] * INSTANCES + classes - 1))

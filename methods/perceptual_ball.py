@@ -28,13 +28,13 @@ Features = Callable[[Images], tuple[list[Tensor], Logits]]
 @METHODS.register("perceptual-ball")
 @dataclass(frozen=True)
 class PerceptualBall(Method):
-    """The size of the change of every pixel by which another class overtakes while the features stay near (Elliott et al. 2021).
+    """How much each pixel changes until another class overtakes while the features stay near (Elliott et al. 2021).
 
     Elliott, Law and Russell, https://arxiv.org/abs/1912.09405, in the form of the authors' code
-    (https://github.com/alan-turing-institute/perceptualBall). L-BFGS without line search (`xbench.ops.lbfgs`) minimises, from no
-    change on, weight * sum over layers of mean (f(x + d) - f(x))^2 + mean d^2 + (f_c - max of the other logits - margin)^2, f the
-    output of a layer and d in the classifier's normalised units. The map is sqrt(mean over channels of d^2) under a Gaussian; it is
-    not negative. The changed image may leave [0, 1], as in the code.
+    (https://github.com/alan-turing-institute/perceptualBall). L-BFGS without line search (`xbench.ops.lbfgs`) minimises, from
+    no change on, weight * sum over layers of mean (f(x + d) - f(x))^2 + mean d^2 + (f_c - max of the other logits - margin)^2,
+    f the output of a layer and d in the classifier's normalised units. The map is sqrt(mean over channels of d^2) under a
+    Gaussian; it is not negative. The changed image may leave [0, 1], as in the code.
 
     The code explains the predicted class, fails where that is class 0, and finds layers only in a module called ``features``.
 
@@ -43,11 +43,11 @@ class PerceptualBall(Method):
         layers: dotted names of the layers; None: every convolution of the classifier, before its activation (own decision: the
             code names six rectified layers of VGG-19 from the middle of the network; other networks have none of these names).
         margin: the difference of the logits that is aimed at; the class is overtaken below 0.
-        weight: of the features; None: 10000 as in the code, 10 below 64 px (own decision: with 10000, or 1000, the predicted class
-            of no or few digits is overtaken under `mnist-cnn`, with 10 that of each).
-        sigma: standard deviation of the Gaussian in pixels; None: 2 at 224 px as in the code, scaled with the height, and 1 below
-            64 px (own decisions: at 28 px, 0.25 px do not blur; 20 digits won the deletion and insertion game by 0.20 with it, by
-            0.43 with 1).
+        weight: of the features; None: 10000 as in the code, 10 below 64 px (own decision: with 10000, or 1000, the predicted
+            class of no or few digits is overtaken under `mnist-cnn`, with 10 that of each).
+        sigma: standard deviation of the Gaussian in pixels; None: 2 at 224 px as in the code, scaled with the height, and 1
+            below 64 px (own decisions: at 28 px, 0.25 px do not blur; 20 digits won the deletion and insertion game by 0.20
+            with it, by 0.43 with 1).
     """
 
     iterative: ClassVar[bool] = True
@@ -160,7 +160,7 @@ def watched(classifier: Classifier, layers: tuple[str, ...]) -> Iterator[Feature
         for layer, outputs in caught.items():
             if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
                 raise NotApplicable(
-                    f"layer {layer!r} of classifier {classifier.name!r} must give one tensor in a pass, gave {len(outputs)} outputs"
+                    f"layer {layer!r} of classifier {classifier.name!r} must give one tensor in a pass, gave {len(outputs)}"
                 )
         return [caught.pop(layer)[0].flatten(1) for layer in layers], logits
 

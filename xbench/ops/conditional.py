@@ -28,12 +28,12 @@ Sampler = Callable[[Tensor, Tensor, Tensor, Float[Tensor, "n c pixels"]], Images
 def conditional_windows(x: Images, window: int, padding: int) -> Sampler:
     """A function that replaces windows of the images ``x`` by samples, given standard normal values for their pixels.
 
-    The patch of a window is the window and a frame of ``padding`` pixels, moved inside where the frame would leave the image. For
-    each image and channel a Gaussian is fitted to the patches of the image (every s-th along both axes, so that they are at most
-    20000); a window's pixels follow it conditional on the rest of their patch. To the diagonal of the covariance come 1 % of its
-    mean and 1e-6, so that it can be inverted. Raises ValueError if a patch is larger than the image.
+    The patch of a window is the window and a frame of ``padding`` pixels, moved inside where the frame would leave the image.
+    For each image and channel a Gaussian is fitted to the patches of the image (every s-th along both axes, so that they are at
+    most 20000); a window's pixels follow it conditional on the rest of their patch. To the diagonal of the covariance come 1 %
+    of its mean and 1e-6, so that it can be inverted. Raises ValueError if a patch is larger than the image.
     """
-    b, c, h, w = x.shape
+    _, c, h, w = x.shape
     side = window + 2 * padding
     if side > min(h, w):
         raise ValueError(f"window + 2 padding must be at most {min(h, w)}, the side of the image, got {side}")

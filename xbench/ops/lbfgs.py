@@ -25,15 +25,16 @@ def lbfgs(evaluate: Evaluate, start: Points, iterations: int) -> Points:
     """Where ``iterations`` steps of L-BFGS lead from ``start`` (b, n), every row by itself.
 
     Nocedal 1980 (https://doi.org/10.1090/S0025-5718-1980-0572855-7) as in ``torch.optim.LBFGS`` with its defaults: no line
-    search, a first step of length at most 1 in the L1 norm, the whole history of up to 100 steps. A row stops, and is not evaluated
-    again, as soon as its largest gradient is 1e-7, its step or the change of its loss 1e-9, or its direction does not descend; at
-    most ``iterations`` evaluations. Own decision: a row whose loss or gradient is not finite stops where it was before.
+    search, a first step of length at most 1 in the L1 norm, the whole history of up to 100 steps. A row stops, and is not
+    evaluated again, as soon as its largest gradient is 1e-7, its step or the change of its loss 1e-9, or its direction does not
+    descend; at most ``iterations`` evaluations. Own decision: a row whose loss or gradient is not finite stops where it was
+    before.
     """
     at = start.clone()
     row = torch.arange(len(at), device=at.device)
     loss, gradient = evaluate(row, at)
     direction, size = -gradient, (1 / gradient.abs().sum(1, keepdim=True)).clamp(max=1)
-    history: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, changes of the gradient, 1 / their product, of the rows that go on
+    history: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, changes of the gradient, 1 / their product
     scale = torch.ones_like(size)
     going = gradient.abs().amax(1) > GRADIENT
     for iteration in range(1, iterations + 1):

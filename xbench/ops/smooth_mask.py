@@ -80,7 +80,7 @@ class _SoftMaximum(torch.autograd.Function):
 
 
 def _taps(padded: Tensor, weight: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """For every cell of the square around a pixel: where it is in the padded grid, its weight g, and v (n, i, step, j, step)."""
+    """For each cell of the square around a pixel: where it is in the padded grid, its weight g and v (n, i, step, j, step)."""
     taps, _, step, _ = weight.shape
     i, j = (n - taps + 1 for n in padded.shape[1:])
     for row in range(taps):
