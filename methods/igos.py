@@ -47,7 +47,7 @@ class Igos(Method):
 
     iterative: ClassVar[bool] = True
     early_stop: ClassVar[bool] = True
-    quick: ClassVar[dict[str, Any]] = {"iterations": 2, "points": 3}
+    quick: ClassVar[dict[str, Any]] = {"iterations": 2, "points": 3, "sparsity": 0.0}
     masks: ClassVar[int]
     """Grids optimised for an image."""
     signs: ClassVar[tuple[int, ...]]
@@ -91,7 +91,7 @@ class Igos(Method):
             grids = [
                 self._optimised(classifier, x[i], y[i], ImageRandom(rng.seed, [rng.ids[j] for j in i.tolist()])) for i in chunks
             ]
-        return 1 - enlarged(torch.cat(grids).prod(1, keepdim=True), x)[:, 0]
+        return enlarged(1 - torch.cat(grids).prod(1, keepdim=True), x)[:, 0]
 
     def _optimised(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Grids:
         """The optimised grids; every image has its own line search, so the images of a batch do not touch each other."""
