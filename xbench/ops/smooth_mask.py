@@ -60,10 +60,10 @@ class _SoftMaximum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor) -> Tensor:
-        total, denominator = torch.zeros(()), torch.zeros(())
+        total, denominator = padded.new_zeros(()), padded.new_zeros(())
         for _, _, v in _taps(padded, weight):
             power = (COLDNESS * v).exp()
-            total, denominator = total.to(v) + v * power, denominator.to(v) + power
+            total, denominator = total + v * power, denominator + power
         mask = total / denominator
         ctx.save_for_backward(padded, weight, mask, denominator)
         return mask.flatten(3, 4).flatten(1, 2)
