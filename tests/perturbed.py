@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from xbench import Classifier, ImageRandom
-from xbench.testing import tiny_classifier
+from xbench.testing import tiny_classifier, tiny_images
 
 SHAPES = [(1, 28, 28), (3, 32, 32)]
 
@@ -59,4 +59,26 @@ def assert_batch_invariant(method, x):
     assert torch.allclose(method(classifier, x[:5], y[:5], ImageRandom(0, names[:5])), whole[:5], atol=1e-5)
     assert all(torch.equal(value, state[key]) for key, value in classifier.state_dict().items())
     assert not classifier.training
+    assert not any(module._forward_hooks or module._backward_hooks for module in classifier.modules())
+
+
+def assert_iterative_batch_invariant(method, shape, count=5):
+    """In float64 the maps of an optimiser do not change with batch size or repetition, and the classifier is left as found."""
+    classifier, x = tiny_classifier(shape).double(), tiny_images(count, shape).double()
+    y, names = torch.arange(count) % 4, ids(count)
+    state = {key: value.clone() for key, value in classifier.state_dict().items()}
+    whole = method(classifier, x, y, ImageRandom(0, names))
+    assert (whole.flatten(1).amax(1) > whole.flatten(1).amin(1)).all()
+    with torch.no_grad():
+        assert torch.equal(whole, method(classifier, x, y, ImageRandom(0, names)))
+    for size in (1, 3):
+        classifier.batch_size = size
+        maps = [
+            method(classifier, x[i : i + size], y[i : i + size], ImageRandom(0, names[i : i + size])) for i in range(0, 3, size)
+        ]
+        assert torch.allclose(torch.cat(maps), whole[:3], rtol=0, atol=1e-6 * whole.abs().max())
+    assert not whole.requires_grad
+    assert all(torch.equal(value, state[key]) for key, value in classifier.state_dict().items())
+    assert not classifier.training
+    assert not any(p.requires_grad or p.grad is not None for p in classifier.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in classifier.modules())
