@@ -45,9 +45,17 @@ def array_subset(owner: str, name: str, part: str, images: Bytes, labels: Bytes,
         ids=ids,
         shape=images.shape[1:],
         label_space=label_space,
-        source_digest=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+        source_digest=_sha256(images, labels),
         read=read,
     )
+
+
+def _sha256(*arrays: Bytes) -> str:
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(str(array.shape).encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
 
 
 @functools.cache

@@ -57,6 +57,6 @@ class FashionMnist(Dataset):
         if not found:
             raise XbenchError(
                 f"{OWNER}: {name} (or {name}.gz) is not in {' or '.join(map(str, roots))}: install the Debian package "
-                'dataset-fashion-mnist, give fashion-mnist(path="FOLDER"), or download it once with fashion-mnist(download=True)'
+                'dataset-fashion-mnist, give fashion-mnist(path="FOLDER"), or download it: fashion-mnist(download=True)'
             )
         return found[0]

@@ -34,9 +34,9 @@ class ImageFolder(Dataset):
     and 1 below; an image that already is of that size then stays as it is (own decisions). Every image is decoded once, into
     the user's cache.
 
-    ``boxes``: where the objects are, in pixels of the files: a CSV file with the columns file, x0, y0, x1, y1, one row a box, or
-    a folder of XML files in Pascal VOC's format; ``file`` is an id or the end of one. They are scaled and cut with the image. An
-    image that is not listed, or whose boxes are outside what remains of it, has none and no score of localisation.
+    ``boxes``: where the objects are, in pixels of the files: a CSV file with the columns file, x0, y0, x1, y1, one row a box,
+    or a folder of XML files in Pascal VOC's format; ``file`` is an id or the end of one. They are scaled and cut with the
+    image. An image that is not listed, or whose boxes are outside what remains of it, has none and no score of localisation.
 
     ``label_space``: what the labels mean, which must be what the classifier declares; the class folders must then be all of its
     classes in its order. By default ``cifar-10`` if the folders have the names of its classes, else ``classes-`` and a checksum
