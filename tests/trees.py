@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from PIL import Image
+
+from xbench import DATASETS
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -141,3 +144,20 @@ def cub_tree(root: Path) -> Path:
     for file, rows in tables.items():
         (root / file).write_text("".join(f"{i + 1} {row}\n" for i, row in enumerate(rows)))
     return root
+
+
+def image_list(root: Path) -> Path:
+    """A CSV of three images with a box, two boxes and none."""
+    for i in range(3):
+        save(root / f"{i}.png", seed=i)
+    rows = ["0.png,4,1,2,30,40", "1.png,0,0,0,60,48", "1.png,0,5,5,9,9", "2.png,1,,,,"]
+    (root / "list.csv").write_text("\n".join(["file,label,x0,y0,x1,y1", *rows]) + "\n")
+    return root / "list.csv"
+
+
+def subset_file(root: Path) -> Path:
+    """A list of three of mnist's digits to evaluate and two held out."""
+    test = DATASETS.make("mnist").load("test")
+    parts = {"evaluation": test.listing(test.ids[3:6]), "heldout": test.listing(test.ids[:2])}
+    (root / "subset.json").write_text(json.dumps({"dataset": "mnist", **parts}))
+    return root / "subset.json"
