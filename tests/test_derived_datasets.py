@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import skimage
 import torch
 import trees
 from test_imagefolder import noise
+from test_small_classifiers import made
 
 from xbench import DATASETS, XbenchError
 from xbench.datasets._corruptions import KINDS
@@ -70,6 +73,30 @@ def test_a_wrong_list_is_named(tmp_path, text, message):
     with pytest.raises(XbenchError) as caught:
         images(write_list(tmp_path, text))
     assert message in str(caught.value)
+
+
+def test_boxes_reach_the_metric_and_an_image_without_one_has_no_score(xbench, tmp_path, monkeypatch):
+    """One box a quarter of the image, one all of it, several, and none: from the list to the stored scores."""
+    rows = ["0.png,1,0,0,10,8", "1.png,1,0,0,20,16", "2.png,1,,,,", "3.png,1,0,0,2,2", "3.png,1,0,0,20,16"]
+    monkeypatch.chdir(write_list(tmp_path, "\n".join(["file,label,x0,y0,x1,y1", *rows])).parent)
+    classifier = made("resnet8", tmp_path / "net.safetensors", label_space="pets", size=16).spec
+    (tmp_path / "mine.toml").write_text(
+        f"title = 't'\ndescription = 'd'\ndataset = 'mnist'\nclassifier = '{classifier}'\n"
+        "methods = ['random']\n[[metrics]]\nspec = 'localisation(alpha=0.0)'\n"
+    )
+    data = 'images(files="list.csv", label_space="pets", size=16, crop=1.0)'
+    done = xbench("run", "--suite", "mine.toml", "--dataset", data, "-c", classifier, "--store", "store")
+    assert done.status == 0, done.err
+    (part,) = (tmp_path / "store" / "results").rglob("part-000.json")
+    content = json.loads(part.read_text())
+    # The map is positive everywhere, so that its box is the image. Of 20 x 16 px the middle 16 x 16 are seen.
+    assert dict(zip(content["ids"], content["scores"]["iou"], strict=True)) == {
+        "0.png": pytest.approx(8 * 8 / 256, abs=0.02),
+        "1.png": pytest.approx(1),
+        "2.png": "nan",
+        "3.png": pytest.approx(1),
+    }
+    assert content["reasons"]["iou"] == {"2.png": "no true box"}
 
 
 @pytest.mark.parametrize("shrink", [False, True])
