@@ -11,7 +11,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from xbench.datasets._pixels import PixelCache, Reduction
+from xbench.datasets._pixels import PixelCache, Pixels, Reduction
 from xbench.datasets._scan import EXTENSIONS, Scan, scan
 from xbench.errors import XbenchError
 from xbench.files import user_cache
@@ -48,7 +48,7 @@ def file_subset(
     key = digest([how, PIL.__version__, files])
     listed = list(items.values())
 
-    def decode(row: int) -> object:
+    def decode(row: int) -> Pixels:
         return reduction.decode(owner, listed[row].path, files[row])
 
     cache = PixelCache(owner, user_cache() / "pixels" / f"{key[:32]}.uint8", shape, len(items), decode)

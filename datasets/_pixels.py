@@ -136,11 +136,11 @@ class PixelCache:
             pixels = np.memmap(self._path, np.uint8, "r", shape=(self._count, *self._shape))
             sums = np.memmap(self._sums, np.uint32, "r", shape=(self._count,))
             out = np.zeros((len(rows), *self._shape), np.uint8)
-            missing = {}
+            missing: dict[int, list[int]] = {}
             for i, row in enumerate(rows):
                 if sums[row]:
                     out[i] = pixels[row]
-                if not sums[row] or zlib.crc32(out[i]) != sums[row]:
+                if not sums[row] or zlib.crc32(out[i].data) != sums[row]:
                     missing.setdefault(row, []).append(i)
             if missing:
                 with (
@@ -152,9 +152,9 @@ class PixelCache:
                         whole = np.ascontiguousarray(fresh)
                         out[places] = whole
                         values.seek(row * bytes_each)
-                        values.write(whole)
+                        values.write(whole.data)
                         checks.seek(row * 4)
-                        checks.write(np.uint32(zlib.crc32(whole)).tobytes())
+                        checks.write(np.uint32(zlib.crc32(whole.data)).tobytes())
         except OSError as error:
             raise cache_error(self._owner, self._path, error) from error
         return torch.from_numpy(out)

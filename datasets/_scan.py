@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -51,7 +51,7 @@ def scan(owner: str, root: Path, paths: Iterable[Path]) -> dict[Path, Scan]:
         states[path] = (state.st_mtime_ns, state.st_size)
         last = known.get(str(path))
         if last is not None and tuple(last[:2]) == states[path]:
-            found[path] = Scan(*last[2:])
+            found[path] = Scan(str(last[2]), int(last[3]), int(last[4]))
     fresh = [path for path in states if path not in found]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         found |= zip(fresh, pool.map(lambda path: _scanned(owner, path, *states[path]), fresh), strict=True)
@@ -89,7 +89,7 @@ def _scanned(owner: str, path: Path, _time: int, _bytes: int) -> Scan:
     return Scan(hashlib.sha256(data).hexdigest(), *image.size)
 
 
-def _load(index: Path) -> dict[str, list[int | str]]:
+def _load(index: Path) -> dict[str, list[Any]]:
     """What the last scan found; nothing, to be found again, if the file is missing or damaged."""
     try:
         known = json.loads(index.read_text())

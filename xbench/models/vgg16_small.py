@@ -32,7 +32,8 @@ class Vgg16Small(SmallClassifier):
 
     def network(self) -> nn.Module:
         """The untrained network."""
-        module, narrow = nn.Sequential(), self.channels
+        module = nn.Sequential()
+        narrow: int = self.channels
         for i, widths in enumerate(WIDTHS):
             block = nn.Sequential()
             for k, wide in enumerate(widths):
