@@ -71,17 +71,18 @@ class _Reader:
     ) -> None:
         self._owner = owner
         self._items = items
-        self._rows = {image: row for row, image in enumerate(items)}
-        self._boxes: dict[str, Tensor] | None = None
-        if any(item.boxes is not None for item in items.values()):
-            self._boxes = {image: reduction.boxes(item.boxes or [], scans[image]) for image, item in items.items()}
+        self._scans = scans
+        self._reduction = reduction
         self._cache = cache
+        self._rows = {image: row for row, image in enumerate(items)}
+        self._boxed = any(item.boxes is not None for item in items.values())
 
     def __call__(self, ids: Sequence[str]) -> tuple[Images, Labels, list[Tensor] | None]:
         check_ids(self._owner, ids, self._rows)
         x = self._cache.read([self._rows[image] for image in ids]).float() / 255
         labels = torch.tensor([self._items[image].label for image in ids])
-        return x, labels, None if self._boxes is None else [self._boxes[image] for image in ids]
+        boxes = [self._reduction.boxes(self._items[image].boxes or [], self._scans[image]) for image in ids]
+        return x, labels, boxes if self._boxed else None
 
 
 def check_ids(owner: str, ids: Iterable[str], known: Mapping[str, object]) -> None:
