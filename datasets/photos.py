@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from xbench.classifier import CLASSIFIERS
+from xbench.datasets._pixels import Reduction
 from xbench.errors import XbenchError, unknown
 from xbench.registry import digest
 from xbench.subset import DATASETS, Dataset, Part, Subset, confident_ids
@@ -107,9 +108,7 @@ def _decoded(path: Path, sha256: str) -> Tensor:
         image = Image.open(io.BytesIO(data)).convert("RGB")
     except OSError as error:
         raise XbenchError(f"dataset 'photos': {path} cannot be read ({error}); install foolbox 3.3.4 anew") from error
-    side = min(image.size) * SIZE / 256  # the square that remains, in pixels of the photo: scaled and cropped in one step
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    square = Reduction(SIZE, crop=SIZE / 256).pixels(image)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
 
 

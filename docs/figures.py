@@ -1,4 +1,4 @@
-"""Makes the figures of the documentation on the embedded digits: python docs/figures.py [NAME ...]; without a name, all.
+"""Makes the figures of the documentation on the embedded images: python docs/figures.py [NAME ...]; without a name, all.
 
 Everything drawn is computed here, by the shipped classifier, explainers and inpainter; it takes some minutes on two cores.
 """
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, Classifier, ImageRandom, Subset
@@ -255,6 +256,23 @@ def discrepancy() -> Figure:
     panel.set_xlabel("share asked for")
     panel.set_ylabel("share selected, mean of 20 digits")
     panel.legend(fontsize=7)
+    return drawn
+
+
+@figure
+def photos() -> Figure:
+    """The 20 photos of the dataset `photos` with the boxes of their objects, by number and label."""
+    drawn = Figure(figsize=(8.6, 7.4), layout="constrained")
+    places = drawn.subplots(4, 5).flatten()
+    for part in ("evaluation", "heldout"):
+        subset = DATASETS.make("photos").load(part)
+        for name, image, label, boxes in zip(subset.ids, *subset.read(subset.ids), strict=True):
+            panel = places[int(name.removeprefix("photos/"))]
+            panel.imshow(image.permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
+            for x0, y0, x1, y1 in boxes.tolist():
+                panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color="lime", linewidth=1.5))
+            panel.set_title(f"{name}, {int(label)}" + (", held out" if part == "heldout" else ""), fontsize=7)
+            panel.set_axis_off()
     return drawn
 
 

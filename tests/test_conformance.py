@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trees
 from scratch import register, scratch_registries
 from test_imagefolder import make_tree
 from test_resnet20 import weights_file
+from test_small_classifiers import made
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, METRICS, ClassifierEntry, Method, XbenchError
 from xbench.classifier import Passes
@@ -29,8 +31,18 @@ from xbench.testing import (
 )
 
 OWN_FILES: dict[str, Callable[[Path], str]] = {
+    "cifar10": lambda folder: f'cifar10(path="{trees.cifar_binary(folder, "cifar10")}")',
+    "cifar100": lambda folder: f'cifar100(path="{trees.cifar_binary(folder, "cifar100")}")',
+    "cub200": lambda folder: f'cub200(path="{trees.cub_tree(folder)}", size=32)',
+    "fashion-mnist": lambda folder: f'fashion-mnist(path="{trees.fashion_tree(folder)}")',
     "imagefolder": lambda folder: f'imagefolder(path="{make_tree(folder)}")',
+    "imagenet": lambda folder: f'imagenet(path="{trees.imagenet_tree(folder, flat=True)}", size=32)',
+    "images": lambda folder: f'images(files="{trees.image_list(folder)}", label_space="pets")',
+    "places365": lambda folder: f'places365(path="{trees.places_tree(folder)}", size=32)',
     "resnet20": lambda folder: f'resnet20(weights="{weights_file(folder / "net.safetensors")}")',
+    "resnet8": lambda folder: made("resnet8", folder / "net.safetensors").spec,
+    "subset": lambda folder: f'subset(file="{trees.subset_file(folder)}")',
+    "vgg16-small": lambda folder: made("vgg16-small", folder / "net.safetensors").spec,
 }
 """What to check of an entry that cannot do without files of the user's own: a spec with files made in a folder."""
 

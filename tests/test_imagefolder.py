@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -40,19 +39,19 @@ def picture(path: Path, size: tuple[int, int] = (4, 4)) -> None:
     Image.new("RGB", size).save(path)
 
 
+def write_boxes(path: Path, *rows: tuple[object, ...]) -> str:
+    path.write_text("\n".join(["file,x0,y0,x1,y1", *(",".join(map(str, row)) for row in rows)]))
+    return str(path)
+
+
 def load(path: Path, part: str = "evaluation", **parameters: object) -> Subset:
     return DATASETS.get("imagefolder")(path=str(path), **parameters).load(part)
 
 
-def write_ids(path: Path, **parts: object) -> str:
-    path.write_text(json.dumps(parts))
-    return str(path)
-
-
 def test_conforms(tmp_path):
     make_tree(tmp_path / "images")
-    ids = write_ids(tmp_path / "ids.json", evaluation=["test/dog/1.png", "test/cat/0.png"], heldout=["test/owl/0.png"])
-    check_dataset(f'imagefolder(path="{tmp_path}/images", ids="{ids}")')
+    boxes = write_boxes(tmp_path / "boxes.csv", ("test/dog/1.png", 2, 3, 20, 30), ("test/cat/0.png", 0, 0, 31.5, 8))
+    check_dataset(f'imagefolder(path="{tmp_path}/images", boxes="{boxes}")')
     check_dataset(f'imagefolder(path="{tmp_path}/images", size=64, channels=1)')
 
 
@@ -80,23 +79,6 @@ def test_a_tree_without_a_train_folder_is_a_test_part(tmp_path, parts, first):
     assert load(tmp_path).ids[0] == first
     with pytest.raises(XbenchError, match="has no train part: it would be its folder train"):
         load(tmp_path, "train")
-
-
-@pytest.mark.parametrize("extension", ["jpg", "JPEG", "PNG", "bmp", "webp"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_every_format_and_mode_is_read(tmp_path, extension, mode):
-    (tmp_path / "cat").mkdir()
-    picture = Image.new("RGB", (8, 6), (255, 51, 0)).convert(mode)
-    if mode in ("RGBA", "P") and extension in ("jpg", "JPEG", "bmp", "webp"):
-        picture = picture.convert("RGB")
-    picture.save(tmp_path / "cat" / f"a.{extension}")
-    for channels in (3, 1):
-        subset = load(tmp_path, channels=channels)
-        x, _, _ = subset.read(subset.ids)
-        grey = 255 * 0.299 + 51 * 0.587
-        expected = [grey] if channels == 1 else [grey] * 3 if mode == "L" else [255, 51, 0]
-        assert x.shape == (1, channels, 6, 8) == (1, *subset.shape)
-        np.testing.assert_allclose(255 * x[0].mean((1, 2)), expected, atol=3.5)
 
 
 def cubic(distance: np.ndarray) -> np.ndarray:
@@ -136,10 +118,9 @@ def test_an_image_of_the_size_stays_as_it_is(tmp_path):
 
 def test_names_have_no_folders_in_them(tmp_path):
     make_tree(tmp_path / "birds")
-    ids = write_ids(tmp_path / "ids.json", evaluation=["test/cat/0.png"], heldout=["test/cat/1.png"])
-    assert load(tmp_path / "birds", ids=ids).name == 'imagefolder(path="birds", ids="ids.json")'
-    assert load(tmp_path / "birds", "heldout", ids=ids).name == 'imagefolder(path="birds", ids="ids.json"):heldout'
-    assert load(tmp_path / "birds" / "train" / "..", size=64).name == 'imagefolder(path="birds", size=64)'
+    boxes = write_boxes(tmp_path / "boxes.csv", ("cat/0.png", 1, 1, 2, 2))
+    assert load(tmp_path / "birds", boxes=boxes).name == 'imagefolder(path="birds", boxes="boxes.csv")'
+    assert load(tmp_path / "birds" / "train" / "..", "train", size=64).name == 'imagefolder(path="birds", size=64):train'
 
 
 def test_the_label_space_is_cifar_10_for_its_class_names_only(tmp_path):
@@ -153,62 +134,97 @@ def test_the_label_space_is_cifar_10_for_its_class_names_only(tmp_path):
     assert load(tmp_path / "three").label_space != first
 
 
-def test_the_digest_pins_pixels_labels_and_reading(tmp_path):
-    """Whatever changes what is read changes it; where the tree lies and what else lies in it does not."""
+def test_digest_and_checksums_pin_pixels_labels_boxes_and_reading(tmp_path):
+    """Whatever changes what is read changes them; where the tree lies and what else lies in it does not."""
     make_tree(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    ids = write_ids(tmp_path / "ids.json", evaluation=["test/cat/0.png", "test/dog/0.png"], heldout=["test/dog/1.png"])
-    chosen = load(tmp_path / "a", ids=ids).digest()
-    digests = [chosen, load(tmp_path / "a").digest(), load(tmp_path / "a", "train").digest()]
-    assert load(tmp_path / "b", ids=ids).digest() == chosen
-    digests += [load(tmp_path / "b", ids=ids, **other).digest() for other in ({"size": 32}, {"size": 64}, {"channels": 1})]
+
+    def both(root: Path, part: str = "test", **parameters: object) -> tuple[str, str]:
+        subset = load(root, part, **parameters)
+        return subset.digest(), subset.checksums(subset.ids[:1])[0]
+
+    first = both(tmp_path / "a")
+    assert both(tmp_path / "b") == first
+    seen = [first, both(tmp_path / "a", "train")]
+    seen += [
+        both(tmp_path / "b", **other) for other in ({"size": 32}, {"size": 64}, {"size": 64, "crop": 0.9}, {"channels": 1})
+    ]
+    for x1 in (8, 9):
+        boxes = write_boxes(tmp_path / "boxes.csv", ("test/cat/0.png", 2, 3, x1, 9))
+        seen.append(both(tmp_path / "a", boxes=boxes))
     Image.fromarray(noise((32, 32), 77)).save(tmp_path / "b" / "test" / "owl" / "0.png")
-    assert load(tmp_path / "b", ids=ids).digest() == chosen
+    other_image = both(tmp_path / "b")
+    assert other_image[0] != first[0]
+    assert other_image[1] == first[1]
     Image.fromarray(noise((32, 32), 77)).save(tmp_path / "b" / "test" / "cat" / "0.png")
-    digests.append(load(tmp_path / "b", ids=ids).digest())
+    seen.append(both(tmp_path / "b"))
     for part in ("train", "test"):
         (tmp_path / "a" / part / "bat").mkdir()  # every label is one higher
-    digests.append(load(tmp_path / "a", ids=ids).digest())
-    assert len(set(digests)) == len(digests)
+    seen.append(both(tmp_path / "a"))
+    for values in zip(*seen, strict=True):
+        assert len(set(values)) == len(seen)
 
 
-def test_small_images_are_decoded_once(tmp_path, monkeypatch):
-    make_tree(tmp_path)
-    subset = load(tmp_path, "train")
-    opened = []
-    monkeypatch.setattr(Image, "open", lambda *words, inner=Image.open: opened.append(1) or inner(*words))
-    x, _, _ = subset.read(subset.ids)
-    kept = x.clone()
-    x.zero_()  # what is kept is not what is handed out
-    assert subset.read(subset.ids[::-1])[0].flip(0).equal(kept)
-    assert len(opened) == len(subset) == 6
+def test_boxes_follow_their_image_and_are_none_outside_it(tmp_path):
+    """A file of 64 x 32 px at size 16 shows the middle 32 x 32, two of its pixels a pixel; the corner is not seen."""
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.fromarray(noise((64, 32), 0)).save(tmp_path / "cat" / name)
+    boxes = write_boxes(
+        tmp_path / "boxes.csv",
+        ("a.png", 20, 4, 30, 20),
+        ("cat/b.png", 0, 0, 40, 32),
+        ("a.png", 32, 10, 64, 32),
+        ("cat/b.png", 0, 0, 17, 32),
+        ("elsewhere.png", 1, 1, 2, 2),
+    )
+    subset = load(tmp_path, boxes=boxes, size=16)
+    truth = subset.read(subset.ids)[2]
+    assert [each.tolist() for each in truth] == [[[2, 2, 7, 10], [8, 5, 16, 16]], [[0, 0, 12, 16]], []]
+    assert truth[2].shape == (0, 4)
+
+
+VOC = "<annotation><object><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox></object></annotation>"
+
+
+@pytest.mark.parametrize("kind", ["csv", "imagenet", "voc"])
+def test_boxes_are_read_in_three_formats(tmp_path, kind):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "cat" / name)
+    path = tmp_path / "boxes"
+    if kind == "voc":
+        (path / "val").mkdir(parents=True)
+        (path / "val" / "a.xml").write_text(VOC.format(5))
+    elif kind == "imagenet":
+        path.write_text("ImageId,PredictionString\na,n01440764 1 2 5 8 n01440764 0 0 2 2 \nb,\n")
+    else:
+        path.write_text("file,x0,y0,x1,y1\na,1,2,5,8\nb,,,,\n")
+    subset = load(tmp_path / "images", boxes=str(path))
+    truth = [each.tolist() for each in subset.read(subset.ids)[2]]
+    assert truth == [[[1, 2, 5, 8], [0, 0, 2, 2]] if kind == "imagenet" else [[1, 2, 5, 8]], []]
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("text", "message"),
     [
-        (lambda path: path.write_bytes(b""), "{path} cannot be read as an image: 0 bytes of no known format"),
-        (lambda path: path.write_bytes(b"<html>"), "{path} cannot be read as an image: 6 bytes of no known format"),
-        (lambda path: path.write_bytes(path.read_bytes()[:900]), "{path} cannot be read as an image: image file is truncated"),
-        (lambda path: Image.new("I;16", (32, 32)).save(path), "{path} has more than 8 bits a channel (mode I;16)"),
-        (lambda path: (path.unlink(), path.mkdir()), "{path} cannot be read: "),
-        (lambda path: picture(path, (30, 32)), "test/cat/1.png has 30 x 32 pixels, test/cat/0.png has 32 x 32: give the size "),
+        (None, "cannot be read: No such file or directory"),
+        ("file,x0,y0,x1\n", "has no column y1; it has: file, x0, y0, x1"),
+        ("file,x0,y0,x1,y1\n0.png,1,2,3\n", "line 2: 5 columns expected"),
+        ("file,x0,y0,x1,y1\n0.png,1,2,x,4\n", "line 2: a box is four numbers x0, y0, x1, y1, given ['1', '2', 'x', '4']"),
+        ("file,x0,y0,x1,y1\n0.png,9,2,3,4\n", "line 2: a box needs x0 < x1 and y0 < y1"),
+        ("file,x0,y0,x1,y1\n0.png,1,2,3,4\n", "lists '0.png', which may be 'test/cat/0.png' or 'test/dog/0.png'"),
+        ("file,x0,y0,x1,y1\nz.png,1,2,3,4\n", "lists none of the images: it has 'z.png', an image is 'test/cat/0.png'"),
     ],
 )
-def test_a_broken_image_is_named(tmp_path, damage, message):
-    path = make_tree(tmp_path) / "test" / "cat" / "1.png"
-    damage(path)
+def test_wrong_boxes_are_named(tmp_path, text, message):
+    make_tree(tmp_path / "images")
+    if text is not None:
+        (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(XbenchError) as caught:
-        load(tmp_path).read(["test/cat/1.png"])
-    assert message.format(path=path) in str(caught.value)
-
-
-@pytest.mark.parametrize("change", [lambda path: path.unlink(), picture])
-def test_an_image_that_changes_after_loading_is_named(tmp_path, change):
-    subset = load(make_tree(tmp_path))
-    change(tmp_path / "test" / "cat" / "1.png")
-    with pytest.raises(XbenchError, match=r"cat/1\.png (has changed since the dataset was loaded|cannot be read)"):
-        subset.read(["test/cat/1.png"])
+        load(tmp_path / "images", boxes=str(tmp_path / "boxes.csv"))
+    assert message in str(caught.value)
+    assert "boxes.csv" in str(caught.value)
 
 
 def test_an_unknown_id_is_named(tmp_path):
@@ -217,42 +233,11 @@ def test_an_unknown_id_is_named(tmp_path):
         load(tmp_path).read(["test/cat/0.png", "test/cat/7.png"])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot be read: No such file or directory"),
-        ("", "is no JSON"),
-        ("[1, 2]", 'must hold {"evaluation": [ids], "heldout": [ids]}'),
-        ('{"evaluation": ["test/cat/0.png"]}', 'must hold {"evaluation": [ids], "heldout": [ids]}'),
-        ('{"evaluation": [3], "heldout": []}', 'must hold {"evaluation": [ids], "heldout": [ids]}'),
-        ('{"evaluation": [], "heldout": []}', "lists no image for evaluation"),
-        (
-            '{"evaluation": ["cat/0.png"], "heldout": ["test/cat/0.png"]}',
-            "lists 1 of 2 images that are not in the test part of",
-        ),
-        (
-            '{"evaluation": ["train/cat/0.png"], "heldout": []}',
-            "'train/cat/0.png'; an id there is, for instance, 'test/cat/0.png'",
-        ),
-        ('{"evaluation": ["test/cat/0.png"], "heldout": ["test/cat/0.png"]}', "lists an image twice: 'test/cat/0.png'"),
-    ],
-)
-def test_a_wrong_file_of_ids_is_named(tmp_path, content, message):
-    make_tree(tmp_path / "images")
-    path = tmp_path / "ids.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(XbenchError) as caught:
-        load(tmp_path / "images", ids=str(path))
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
-
-
-def test_without_ids_there_is_no_heldout_part_and_the_message_says_how_to_make_one(tmp_path):
+def test_there_is_no_heldout_part_and_the_message_says_how_to_make_one(tmp_path):
     make_tree(tmp_path)
     with pytest.raises(XbenchError) as caught:
         load(tmp_path, "heldout")
-    assert f"xbench subset 'imagefolder(path=\"{tmp_path}\")' --classifier C > ids.json" in str(caught.value)
+    assert f"xbench subset 'imagefolder(path=\"{tmp_path}\")' --classifier C --out subset.json, and run on" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +272,8 @@ def test_a_wrong_folder_is_named(tmp_path, make, message):
         ('imagefolder(path="x", size=0)', "size=0: must be at least 1, or None"),
         ('imagefolder(path="x", channels=2)', "imagefolder(channels=...): given 2"),
         ("imagefolder(path=3)", "imagefolder(path=...): given 3"),
+        ('imagefolder(path="x", size=32, crop=1.5)', "crop=1.5: must be in (0, 1], or None"),
+        ('imagefolder(path="x", crop=0.9)', "crop=0.9 needs a size"),
         ('imagefolder("x")', "parameters are name=value"),
         ('imagefolder(folder="x")', "unknown parameter of imagefolder 'folder'"),
     ],

@@ -217,19 +217,19 @@ def test_from_a_folder_to_a_board(xbench: Callable[..., Outcome], tmp_path: Path
     # A bias makes the network sure of class 3 whatever the image, so that the rule chooses the images of that class.
     weights_file(tmp_path / "net.safetensors", favourite=3)
     classifier = 'resnet20(weights="net.safetensors")'
-    done = xbench("subset", 'imagefolder(path="images")', "-c", classifier, "--images", "1", "--heldout", "0")
+    words = ("--images", "1", "--heldout", "0", "--out", "subset.json")
+    done = xbench("subset", 'imagefolder(path="images")', "-c", classifier, *words)
     assert done.status == 0, done.err
-    assert json.loads(done.out) == {"evaluation": ["test/cat/a.png"], "heldout": []}
-    (tmp_path / "ids.json").write_text(done.out)
+    assert list(json.loads((tmp_path / "subset.json").read_text())["evaluation"]) == ["test/cat/a.png"]
     suite = tmp_path / "mine.toml"
     suite.write_text('title = "t"\ndescription = "d"\ndataset = "mnist"\nclassifier = "mnist-cnn"\n[[metrics]]\nspec = "area"')
-    data = ("--dataset", 'imagefolder(path="images", ids="ids.json")')
+    data = ("--dataset", 'subset(file="subset.json")')
     words = ("--suite", suite, "-c", classifier, "-m", "gradient", "--store", "store", "--batch-size", "4")
     done = xbench("run", *data, *words)
     assert done.status == 0, done.err
-    assert 'subset imagefolder(path="images", ids="ids.json"); classifier resnet20(weights="net.safetensors")' in done.out
+    assert 'subset subset(file="subset.json"); classifier resnet20(weights="net.safetensors")' in done.out
     assert "1 cells, 0 failed" in done.out
-    data = ("--dataset", f'imagefolder(path="{tmp_path}/images", ids="{tmp_path}/ids.json")')
+    data = ("--dataset", f'subset(file="{tmp_path}/subset.json", path="{tmp_path}/images")')
     assert "1 stored, 0 not applicable, 0 to compute" in xbench("plan", *data, *words).out
 
 

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -178,10 +178,24 @@ class ClassifierEntry(Entry):
 class TrainableClassifier(ClassifierEntry):
     """A classifier whose training recipe is in the package."""
 
-    dataset: ClassVar[str]
-    """Spec of the dataset that the recipe trains and tests on."""
+    dataset: ClassVar[str] = ""
+    """Spec of the dataset that the recipe trains and tests on if none is given."""
 
-    def fit(self, train: Subset, test: Subset, path: Path, *, seed: int, epochs: int, report: Callable[[str], None]) -> float:
+    def suited_to(self, train: Subset) -> Self:
+        """The entry with what it leaves open taken from the training images; XbenchError if it cannot take them."""
+        return self
+
+    def fit(
+        self,
+        train: Subset,
+        test: Subset,
+        path: Path,
+        *,
+        seed: int,
+        epochs: int,
+        report: Callable[[str], None],
+        device: str = "cpu",
+    ) -> float:
         """Trains from scratch, writes the weights to ``path`` and returns the accuracy on ``test``; a report line an epoch."""
         raise NotImplementedError
 

@@ -29,3 +29,9 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def user_cache() -> Path:
+    """The user's folder for fitted networks, decoded images and downloads: XBENCH_CACHE, or xbench in the system's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("XBENCH_CACHE") or Path(base) / "xbench")

@@ -12,7 +12,6 @@ Merging two stores is copying files. A killed run leaves complete files only and
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from xbench.errors import XbenchError
 from xbench.files import atomic, check_writable
+from xbench.files import user_cache as user_cache
 from xbench.registry import digest
 from xbench.result import decode, encode
 from xbench.types import Maps
@@ -195,12 +195,6 @@ class Store:
                 temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
-
-
-def user_cache() -> Path:
-    """The user's folder for fitted networks: XBENCH_CACHE, or xbench below the system's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("XBENCH_CACHE") or Path(base) / "xbench")
 
 
 def decode_scores(content: dict[str, Any]) -> dict[str, Any]:

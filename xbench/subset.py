@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -47,6 +47,7 @@ class Subset:
         label_space: the meaning of the labels; must equal the classifier's.
         source_digest: sha256 of the files that the pixels come from.
         read: ids to (images, labels, boxes or None); images are decoded when they are asked for.
+        contents: sha256 of what each image is made from, for a dataset that knows it without decoding (see ``checksums``).
     """
 
     name: str
@@ -55,9 +56,29 @@ class Subset:
     label_space: str
     source_digest: str
     read: Callable[[Sequence[str]], tuple[Images, Labels, list[Tensor] | None]] = dataclasses.field(repr=False)
+    contents: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def checksums(self, ids: Sequence[str]) -> list[str]:
+        """A sha256 per image that changes with its pixels, label or boxes: of its file if known, else of what is read."""
+        if self.contents is not None:
+            return [self.contents[image] for image in ids]
+        sums: list[str] = []
+        for part in chunked(ids):
+            x, label, boxes = self.read(part)
+            pixels = (x * 255).round().byte().numpy()
+            for i, image in enumerate(pixels):
+                sha = hashlib.sha256(f"{image.shape} {int(label[i])} {boxes and boxes[i].tolist()}".encode())
+                sha.update(image.tobytes())
+                sums.append(sha.hexdigest())
+        return sums
+
+    def listing(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Label and checksum of each image: what a file of chosen images holds."""
+        labels = [int(label) for part in chunked(ids) for label in self.read(part)[1]]
+        return dict(zip(ids, zip(labels, self.checksums(ids), strict=True), strict=True))
 
     def digest(self, ids: Sequence[str] | None = None) -> str:
         """sha256 over the source and the given ids in order (all ids by default)."""
@@ -74,13 +95,17 @@ class Subset:
 def confident_ids(subset: Subset, classifier: Classifier, threshold: float = 0.5) -> list[str]:
     """The ids that the classifier predicts correctly with a probability above ``threshold``, in order (the VP paper's rule)."""
     keep: list[str] = []
-    for start in range(0, len(subset), 1024):
-        ids = subset.ids[start : start + 1024]
+    for ids in chunked(subset.ids):
         x, label, _ = subset.read(ids)
         confidence, predicted = classifier.probabilities(x.to(classifier.device)).max(1)
         good = (predicted.cpu() == label) & (confidence.cpu() > threshold)
         keep += [image for image, ok in zip(ids, good.tolist(), strict=True) if ok]
     return keep
+
+
+def chunked(ids: Sequence[str], size: int = 256) -> Iterator[Sequence[str]]:
+    """The ids in pieces that fit into memory once read (at 224 px some 150 MB)."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 class Dataset(Entry):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xbench.cli.common import DeviceOption, console, stoppable
 from xbench.errors import XbenchError
-from xbench.files import check_writable
+from xbench.files import atomic, check_writable
 
 
 def fit(
@@ -75,21 +75,34 @@ def fit_inpainter(
 def fit_classifier(
     classifier: Annotated[str, typer.Argument(help="A classifier with a training recipe, by spec, e.g. mnist-cnn.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write (.safetensors).")],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on; by default the recipe's own.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
+    device: DeviceOption = "cpu",
 ) -> None:
-    """Trains a classifier by its shipped recipe and prints its accuracy on the dataset's test part."""
+    """Trains a classifier by its shipped recipe and prints its accuracy on the dataset's test part.
+
+    Image size, channels, number of classes and what they mean are taken from the dataset where the classifier leaves them open.
+    """
     from xbench.classifier import CLASSIFIERS, TrainableClassifier
     from xbench.subset import DATASETS
+    from xbench.training import usable_device
 
     entry = CLASSIFIERS.make(classifier)
     if not isinstance(entry, TrainableClassifier):
         recipes = ", ".join(cls.name for cls in CLASSIFIERS if issubclass(cls, TrainableClassifier))
         raise XbenchError(f"classifier {entry.spec!r} has no training recipe; with one: {recipes}")
+    if not (dataset or entry.dataset):
+        raise XbenchError(f"the recipe of {entry.spec!r} has no dataset of its own: name one with --dataset")
+    usable_device(device)
     check_writable(out.parent)
-    dataset = DATASETS.make(entry.dataset)
-    accuracy = entry.fit(dataset.load("train"), dataset.load("test"), out, seed=seed, epochs=epochs, report=_say)
-    _say(f"accuracy on {dataset.spec}:test {accuracy:.4f}; written: {out}")
+    data = DATASETS.make(dataset or entry.dataset)
+    train, test = data.load("train"), data.load("test")
+    entry = entry.suited_to(train)
+    accuracy = entry.fit(train, test, out, seed=seed, epochs=epochs, report=_say, device=device)
+    _say(f"accuracy on {data.spec}:test {accuracy:.4f}; written: {out}")
+    if "weights" in entry.parameters:
+        _say(f"use it as: {entry.replace(weights=str(out)).spec}")
 
 
 def subset(
@@ -98,30 +111,59 @@ def subset(
     images: Annotated[int, typer.Option("--images", min=1, help="Size of the evaluation part.")] = 200,
     heldout: Annotated[int, typer.Option("--heldout", min=0, help="Size of the held-out part.")] = 300,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the choice and the order.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.json); printed if left out.")] = None,
+    every: Annotated[bool, typer.Option("--any", help="Choose among all images, whatever a classifier predicts.")] = False,
+    device: DeviceOption = "cpu",
 ) -> None:
-    """Chooses evaluation and held-out images by the VP paper's rule and prints their ids as JSON.
+    """Chooses evaluation and held-out images by the VP paper's rule and writes their ids and checksums as JSON.
 
     The rule: of the dataset's test part those predicted correctly with p > 0.5, in a seeded order; the parts are disjoint.
+    Runs take them with --dataset 'subset(file="FILE")', which fails if the data have changed.
     """
     import torch
 
-    from xbench.classifier import CLASSIFIERS
-    from xbench.run.plan import check_match
+    from xbench.run.plan import check_match, load_classifier
     from xbench.subset import DATASETS, confident_ids
 
     entry = DATASETS.make(dataset)
-    if not (classifier or entry.classifier):
-        raise XbenchError(f"dataset {dataset!r} has no classifier of its own: name one with --classifier")
-    model = CLASSIFIERS.make(classifier or entry.classifier).load()
-    test = entry.load("test")
-    check_match(test, model)
-    ids = confident_ids(test, model)
+    about: dict[str, Any] = {"dataset": entry.spec, "rule": "any", "seed": seed}
+    if every:
+        test = entry.load("test")
+        ids = list(test.ids)
+    else:
+        if not (classifier or entry.classifier):
+            raise XbenchError(f"dataset {dataset!r} has no classifier of its own: name one with --classifier, or choose --any")
+        model = load_classifier(classifier or entry.classifier, device)
+        test = entry.load("test")
+        check_match(test, model)
+        ids = confident_ids(test, model)
+        about |= {"rule": "predicted correctly with p > 0.5", "classifier": model.name, "weights": model.weights_digest}
     if len(ids) < images + heldout:
-        asked = images + heldout
-        raise XbenchError(f"only {len(ids)} images of {dataset!r} are predicted correctly with p > 0.5; {asked} were asked for")
+        which = "there" if every else "predicted correctly with p > 0.5"
+        raise XbenchError(f"only {len(ids)} images of {dataset!r} are {which}; {images + heldout} were asked for")
     generator = torch.Generator().manual_seed(seed)
     order = [ids[i] for i in torch.randperm(len(ids), generator=generator).tolist()]
-    typer.echo(json.dumps({"evaluation": order[:images], "heldout": order[images : images + heldout]}))
+    parts = {"evaluation": order[:images], "heldout": order[images : images + heldout]}
+    text = _listing(about, {part: test.listing(chosen) for part, chosen in parts.items()})
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    with atomic(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    _say(
+        f"written: {out}, {images} images to evaluate and {heldout} held out; take them with --dataset 'subset(file=\"{out}\")'"
+    )
+
+
+def _listing(about: dict[str, Any], parts: dict[str, dict[str, tuple[int, str]]]) -> str:
+    """JSON with a line an image, so that two files can be compared."""
+    rows = {
+        part: ",\n".join(f" {json.dumps(image)}: {json.dumps(content)}" for image, content in listed.items())
+        for part, listed in parts.items()
+    }
+    fields = [f'"{name}": {json.dumps(value)}' for name, value in about.items()]
+    fields += [f'"{part}": {{\n{lines}\n}}' if lines else f'"{part}": {{}}' for part, lines in rows.items()]
+    return "{" + ",\n".join(fields) + "}\n"
 
 
 class _FitProgress:

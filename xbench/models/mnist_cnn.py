@@ -44,7 +44,17 @@ class MnistCnn(TrainableClassifier):
             raise XbenchError(f"weights file {path} does not fit {self.spec}: {str(error).splitlines()[-1].strip()}") from error
         return wrap(module)
 
-    def fit(self, train: Subset, test: Subset, path: Path, *, seed: int, epochs: int, report: Callable[[str], None]) -> float:
+    def fit(
+        self,
+        train: Subset,
+        test: Subset,
+        path: Path,
+        *,
+        seed: int,
+        epochs: int,
+        report: Callable[[str], None],
+        device: str = "cpu",
+    ) -> float:
         """Trains from scratch, writes the weights to ``path`` and returns the accuracy on ``test``.
 
         ``report`` gets one line per epoch. Two fits with one seed on one machine give identical weights.
@@ -52,7 +62,7 @@ class MnistCnn(TrainableClassifier):
         x, label, _ = train.read(train.ids)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = network()
+            module = network().to(device)
             generator = torch.Generator().manual_seed(seed)
             optimiser = torch.optim.Adam(module.parameters(), weight_decay=1e-4)
             batches = -(-len(x) // 64)
@@ -61,16 +71,15 @@ class MnistCnn(TrainableClassifier):
                 module.train()
                 total = 0.0
                 for index in torch.randperm(len(x), generator=generator).split(64):
-                    loss = F.cross_entropy(
-                        module((shifted(x[index], generator) - 0.5) / 0.5), label[index], label_smoothing=0.02
-                    )
+                    image, target = shifted(x[index], generator).to(device), label[index].to(device)
+                    loss = F.cross_entropy(module((image - 0.5) / 0.5), target, label_smoothing=0.02)
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
                     schedule.step()
                     total += float(loss.detach()) * len(index)
                 report(f"epoch {epoch + 1}/{epochs}: loss {total / len(x):.4f}")
-        classifier = wrap(module)
+        classifier = wrap(module.cpu())
         test_x, test_label, _ = test.read(test.ids)
         accuracy = float((classifier.probabilities(test_x).argmax(1) == test_label).float().mean())
         about = {"accuracy": round(accuracy, 4), "epochs": epochs, "seed": seed, "train": train.digest(), "test": test.digest()}

@@ -3,80 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-import safetensors
-import safetensors.torch
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry
-from xbench.errors import XbenchError
+from xbench.classifier import CLASSIFIERS
+from xbench.models._small import SmallClassifier, layers_of
 
-BLOCKS = 3
 WIDTHS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class SmallResNet(SmallClassifier):
+    """Base of the CIFAR residual networks of 6 ``blocks`` + 2 layers."""
+
+    blocks: ClassVar[int]
+
+    def network(self) -> nn.Module:
+        """The untrained network."""
+        return ResNet(self.classes, self.channels, self.blocks)
+
+    def stages(self, module: nn.Module) -> list[list[str]]:
+        """The linear layer, the three groups of blocks, the first convolution."""
+        return [["linear"], *(layers_of(module, f"layer{i}") for i in (3, 2, 1)), ["bn1", "conv1"]]
+
+    @property
+    def cam_layer(self) -> str:
+        """The last block's output behind its ReLU."""
+        return f"layer3.{self.blocks - 1}.relu2"
 
 
 @CLASSIFIERS.register("resnet20")
 @dataclass(frozen=True)
-class ResNet20(ClassifierEntry):
+class ResNet20(SmallResNet):
     """The CIFAR ResNet-20 of He et al. 2016 (https://arxiv.org/abs/1512.03385, section 4.2) with weights that you give.
 
-    Takes images (b, 3, 32, 32) in [0, 1], returns ``classes`` logits. Shortcuts are of the paper's option A: subsampled, with
-    zero channels added. Layer names and the normalisation by ImageNet's mean and standard deviation are those of
-    https://github.com/akamaster/pytorch_resnet_cifar10. ``weights`` is a safetensors file of such a network's state dict.
-    ``label_space`` says what the logits mean; a dataset must declare the same. Activation maps are taken from the last block's
-    output behind its ReLU; the randomisation stages are the linear layer, the three groups of blocks, the first convolution
-    (own decisions).
+    Takes images (b, channels, size, size) in [0, 1], returns ``classes`` logits. Shortcuts are of the paper's option A:
+    subsampled, with zero channels added. Layer names and the normalisation by ImageNet's mean and standard deviation (for grey
+    images their means over the channels) are those of https://github.com/akamaster/pytorch_resnet_cifar10. ``weights`` is a
+    safetensors file of such a network's state dict, of yours or from ``xbench fit-classifier resnet20 --dataset D --out FILE``
+    (recipe: see ``fit``). ``label_space`` says what the logits mean; a dataset must declare the same. Activation maps are taken
+    from the last block's output behind its ReLU; the randomisation stages are the linear layer, the three groups of blocks, the
+    first convolution (own decisions).
 
     Raises XbenchError if the file is missing or damaged, or if a tensor is missing, unexpected or of another shape.
     """
 
-    weights: str | None = None
-    classes: int = 10
-    label_space: str = "cifar-10"
-
-    def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise ValueError(f"classes={self.classes}: must be at least 1")
-        if not self.label_space:
-            raise ValueError("label_space='': must name what the logits mean, for instance 'cifar-10'")
-
-    def load(self) -> Classifier:
-        """The classifier with the weights of the file, on the CPU."""
-        if self.weights is None:
-            raise XbenchError("classifier 'resnet20' needs a file of weights: resnet20(weights=\"FILE.safetensors\")")
-        path = Path(self.weights).expanduser()
-        with torch.device("meta"):  # nothing is drawn: loading leaves the global random state alone
-            module = ResNet(self.classes)
-        module.load_state_dict(_state(path, module), assign=True)
-        stages = [["linear"], *(_layers(module, f"layer{i}") for i in (3, 2, 1)), ["bn1", "conv1"]]
-        return Classifier(
-            module,
-            # Without its folder the file has a readable name on boards and the same one on every machine.
-            name=self.replace(weights=path.name).spec,
-            shape=(3, 32, 32),
-            classes=self.classes,
-            label_space=self.label_space,
-            mean=[0.485, 0.456, 0.406],
-            std=[0.229, 0.224, 0.225],
-            cam_layer=f"layer3.{BLOCKS - 1}.relu2",
-            stages=stages,
-        )
+    blocks: ClassVar[int] = 3
 
 
 class ResNet(nn.Module):
-    """Normalised images (b, 3, h, w) to logits (b, classes)."""
+    """Normalised images (b, channels, h, w) to logits (b, classes), with ``blocks`` blocks in each of three groups."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int, blocks: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.relu = nn.ReLU()
-        self.layer1 = _group(WIDTHS[0], WIDTHS[0])
-        self.layer2 = _group(WIDTHS[0], WIDTHS[1])
-        self.layer3 = _group(WIDTHS[1], WIDTHS[2])
+        self.layer1 = _group(WIDTHS[0], WIDTHS[0], blocks)
+        self.layer2 = _group(WIDTHS[0], WIDTHS[1], blocks)
+        self.layer3 = _group(WIDTHS[1], WIDTHS[2], blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(WIDTHS[2], classes)
 
@@ -110,37 +97,5 @@ class Block(nn.Module):
         return rectified
 
 
-def _group(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(Block(narrow, wide), *(Block(wide, wide) for _ in range(BLOCKS - 1)))
-
-
-def _layers(module: nn.Module, group: str) -> list[str]:
-    """The layers with parameters of their own in a group, from the output down to the input."""
-    layers = dict(module.named_modules())
-    return [name for name in reversed(layers) if name.startswith(f"{group}.") and [*layers[name].parameters(recurse=False)]]
-
-
-def _state(path: Path, module: nn.Module) -> dict[str, Tensor]:
-    """The state dict in a file, in float32; XbenchError unless it is that of ``module``."""
-    try:
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise XbenchError(f"weights file {path} does not exist") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise XbenchError(f"weights file {path} is damaged or not in the safetensors format ({error})") from error
-    # Batch norm's counter matters in training only, and not every file has it.
-    counters = {name for name in module.state_dict() if name.endswith("num_batches_tracked")}
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in counters}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items() if name not in counters}
-    problems = [
-        ("misses", [name for name in expected if name not in given]),
-        ("has the unexpected", [name for name in given if name not in expected]),
-        (
-            "has other shapes:",
-            [f"{name} {given[name]} instead of {shape}" for name, shape in expected.items() if given.get(name, shape) != shape],
-        ),
-    ]
-    found = [f"{what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}" for what, names in problems if names]
-    if found:
-        raise XbenchError(f"weights file {path} does not fit resnet20: it {'; it '.join(found)}")
-    return {name: state[name].float() for name in expected} | {name: torch.tensor(0) for name in counters}
+def _group(narrow: int, wide: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(Block(narrow, wide), *(Block(wide, wide) for _ in range(blocks - 1)))
