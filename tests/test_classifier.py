@@ -72,6 +72,32 @@ def test_a_layer_that_does_not_exist_is_named_with_those_that_do() -> None:
     assert classifier.target_layer() is classifier.module[0]
 
 
+def test_a_long_list_of_layers_is_shown_from_its_end() -> None:
+    module = nn.Sequential(nn.Flatten(), *(nn.Identity() for _ in range(30)), nn.Linear(72, 5))
+    with pytest.raises(NotApplicable, match=r"it has: \.\.\., 12, 13, .*, 31; name one whose output is \(b, c, h, w\)"):
+        Classifier(
+            module,
+            name="deep",
+            shape=(2, 6, 6),
+            classes=5,
+            label_space="five",
+            mean=[0, 0],
+            std=[1, 1],
+            cam_layer=None,
+            stages=[],
+        ).target_layer()
+
+
+def test_feature_maps_are_counted_without_a_counted_pass() -> None:
+    classifier = build().double()
+    assert classifier.cam_channels == 3
+    assert build(cam_layer=None).cam_channels == 0
+    assert classifier.passes == Passes()
+    assert not any(module._forward_hooks for module in classifier.modules())
+    with pytest.raises(XbenchError, match=r"cam_layer '3' of classifier 'built' gives \(1, 48\), expected \(b, c, h, w\)"):
+        _ = build(cam_layer="3").cam_channels
+
+
 def test_passes_are_counted_in_images() -> None:
     classifier = build()
     x = torch.rand(5, 2, 6, 6)

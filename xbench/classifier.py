@@ -127,6 +127,26 @@ class Classifier(nn.Module):
         """sha256 over every parameter and buffer and the normalisation: what identifies the function that is explained."""
         return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})
 
+    @functools.cached_property
+    def cam_channels(self) -> int:
+        """Number of feature maps of ``cam_layer``, 0 if there is none; found by one pass that is not counted.
+
+        Raises XbenchError if the layer's output is not (b, c, h, w).
+        """
+        if self.cam_layer is None:
+            return 0
+        outputs: list[Any] = []
+        with (
+            torch.no_grad(),
+            self.target_layer().register_forward_hook(lambda _module, _inputs, output: outputs.append(output)),
+        ):
+            self.module(torch.zeros(1, *self.shape).to(self.mean))
+        shapes = [tuple(output.shape) for output in outputs if isinstance(output, Tensor)]
+        if not shapes or len(shapes[-1]) != 4:
+            gives = f"gives {shapes[-1]}" if shapes else "is not used, or gives no tensor"
+            raise XbenchError(f"cam_layer {self.cam_layer!r} of classifier {self.name!r} {gives}, expected (b, c, h, w)")
+        return int(shapes[-1][1])
+
     @property
     def identity(self) -> list[Any]:
         """What a result's key holds of the classifier: its weights, and the layers that methods and metrics ask it for."""
@@ -136,7 +156,12 @@ class Classifier(nn.Module):
         """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""
         layers: dict[str, nn.Module] = dict(self.module.named_modules())
         if self.cam_layer is None:
-            raise NotApplicable(f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(n for n in layers if n)}")
+            names = [name for name in layers if name]
+            shown = names if len(names) <= 20 else ["...", *names[-20:]]
+            raise NotApplicable(
+                f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(shown)}; "
+                "name one whose output is (b, c, h, w) with cam_layer=..."
+            )
         return layers[self.cam_layer]
 
     def randomised(self, layers: Sequence[str], seed: int) -> Classifier:

@@ -108,9 +108,8 @@ class Plan:
         """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
         if cell.done:
             return Passes()
-        shape = self.classifier.shape
         each = cell.metric.cost(cell.method, self.classifier)
-        shared = sum((m.cost(shape) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
+        shared = sum((m.cost_for(self.classifier) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
         calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
         return (each - shared) * cell.images_left + calibration + self._fit_passes(cell)
 
@@ -132,7 +131,7 @@ class Plan:
             wanted += [("heldout", method, cell.heldout_left) for method in reads[:1] if cell.metric.uses_maps]
             for part, method, count in wanted:
                 images[part, method] = max(images.get((part, method), 0), count)
-        return sum((method.cost(self.classifier.shape) * count for (_, method), count in images.items()), Passes())
+        return sum((method.cost_for(self.classifier) * count for (_, method), count in images.items()), Passes())
 
     def empty_result(self, cell: Cell) -> Result:
         """The result of a cell before anything is known of it."""
@@ -183,7 +182,7 @@ def make_plan(
     specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
     if not chosen:
         every = [METHODS.make(name) for name in METHODS.names()]
-        specs = [method for method in every if suite.affordable(method, classifier.shape)]
+        specs = [method for method in every if suite.affordable(method, classifier)]
         if dear := [method.spec for method in every if method not in specs]:
             store.report(f"left out, above {suite.max_passes} passes a map: {', '.join(dear)}; take them in with -m")
     cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]
