@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xbench import Classifier, NotApplicable, Subset, XbenchError
 from xbench.classifier import Passes, default_batch_size
 from xbench.subset import confident_ids
-from xbench.testing import tiny_classifier, tiny_images
+from xbench.testing import tiny_classifier, tiny_images, tiny_transformer
 
 
 def build(**changes: object) -> Classifier:
@@ -156,6 +156,21 @@ def test_randomised_is_reproducible_and_keyed_by_layer() -> None:
 def test_a_layer_that_cannot_be_randomised_is_named() -> None:
     with pytest.raises(XbenchError, match=r"layer '2' of classifier 'built' \(ReLU\) has no reset_parameters"):
         build().randomised(["2"], seed=0)
+
+
+def test_parameters_without_reset_are_drawn_anew_at_their_scale() -> None:
+    classifier = tiny_transformer()
+    classifier.module.position.fill_(-3.0)
+    classifier.module.token.zero_()
+    twin = classifier.randomised([""], seed=0).module
+    before = classifier.module.state_dict()
+    assert [name for name, value in twin.state_dict().items() if not value.equal(before[name])] == ["token", "position"]
+    assert abs(twin.position.mean()) < 1.0
+    assert abs(twin.position.square().mean().sqrt() - 3) < 0.5
+    assert abs(twin.token.square().mean().sqrt() - 0.02) < 0.01
+    twin = classifier.randomised(["attentions.0"], seed=0).module
+    changed = [name for name, value in twin.state_dict().items() if not value.equal(before[name])]
+    assert changed == ["attentions.0.in_proj_weight", "attentions.0.in_proj_bias"]
 
 
 def test_the_passes_of_a_randomised_copy_are_counted_with_the_original() -> None:

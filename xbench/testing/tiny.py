@@ -41,6 +41,7 @@ def tiny_transformer(shape: tuple[int, int, int] = (1, 28, 28), classes: int = 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _Transformer(shape, classes)
+    layers = [name for name, layer in module.named_modules() if name and [*layer.parameters(recurse=False)]]
     c = shape[0]
     return Classifier(
         module,
@@ -51,7 +52,7 @@ def tiny_transformer(shape: tuple[int, int, int] = (1, 28, 28), classes: int = 4
         mean=[0.5] * c,
         std=[0.25] * c,
         cam_layer=None,
-        stages=[["head"]],
+        stages=[["head"], [name for name in reversed(layers) if name != "head"], [""]],
     )
 
 
