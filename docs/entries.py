@@ -26,8 +26,12 @@ def page() -> str:
     """The page as markdown."""
     parts = [INTRO, "## Methods\n"]
     for cls in METHODS:
-        small, large = (_cost(cls(), shape) for shape in ((1, 28, 28), (3, 224, 224)))
-        parts.append(_entry(cls, f"Cost: {small} at 28 px, {large} at 224 px{_kind(cls)}."))
+        if cls.cost is Method.cost:
+            cost = "depends on the classifier, as the description says"
+        else:
+            small, large = (_cost(cls(), shape) for shape in ((1, 28, 28), (3, 224, 224)))
+            cost = f"{small} at 28 px, {large} at 224 px"
+        parts.append(_entry(cls, f"Cost: {cost}{_kind(cls)}."))
     parts.append("## Metrics\n")
     for metric in METRICS:
         cells = [(f"`{c.name}`", c.title, c.unit or "-", _direction(c.higher_is_better)) for c in metric().columns]

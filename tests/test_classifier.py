@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xbench import Classifier, NotApplicable, Subset, XbenchError
 from xbench.classifier import Passes, default_batch_size
 from xbench.subset import confident_ids
-from xbench.testing import tiny_classifier, tiny_images
+from xbench.testing import tiny_classifier, tiny_images, tiny_transformer
 
 
 def build(**changes: object) -> Classifier:
@@ -72,6 +72,32 @@ def test_a_layer_that_does_not_exist_is_named_with_those_that_do() -> None:
     assert classifier.target_layer() is classifier.module[0]
 
 
+def test_a_long_list_of_layers_is_shown_from_its_end() -> None:
+    module = nn.Sequential(nn.Flatten(), *(nn.Identity() for _ in range(30)), nn.Linear(72, 5))
+    with pytest.raises(NotApplicable, match=r"it has: \.\.\., 12, 13, .*, 31; name one whose output is \(b, c, h, w\)"):
+        Classifier(
+            module,
+            name="deep",
+            shape=(2, 6, 6),
+            classes=5,
+            label_space="five",
+            mean=[0, 0],
+            std=[1, 1],
+            cam_layer=None,
+            stages=[],
+        ).target_layer()
+
+
+def test_feature_maps_are_counted_without_a_counted_pass() -> None:
+    classifier = build().double()
+    assert classifier.cam_channels == 3
+    assert build(cam_layer=None).cam_channels == 0
+    assert classifier.passes == Passes()
+    assert not any(module._forward_hooks for module in classifier.modules())
+    with pytest.raises(XbenchError, match=r"cam_layer '3' of classifier 'built' gives \(1, 48\), expected \(b, c, h, w\)"):
+        _ = build(cam_layer="3").cam_channels
+
+
 def test_passes_are_counted_in_images() -> None:
     classifier = build()
     x = torch.rand(5, 2, 6, 6)
@@ -130,6 +156,21 @@ def test_randomised_is_reproducible_and_keyed_by_layer() -> None:
 def test_a_layer_that_cannot_be_randomised_is_named() -> None:
     with pytest.raises(XbenchError, match=r"layer '2' of classifier 'built' \(ReLU\) has no reset_parameters"):
         build().randomised(["2"], seed=0)
+
+
+def test_parameters_without_reset_are_drawn_anew_at_their_scale() -> None:
+    classifier = tiny_transformer()
+    classifier.module.position.fill_(-3.0)
+    classifier.module.token.zero_()
+    twin = classifier.randomised([""], seed=0).module
+    before = classifier.module.state_dict()
+    assert [name for name, value in twin.state_dict().items() if not value.equal(before[name])] == ["token", "position"]
+    assert abs(twin.position.mean()) < 1.0
+    assert abs(twin.position.square().mean().sqrt() - 3) < 0.5
+    assert abs(twin.token.square().mean().sqrt() - 0.02) < 0.01
+    twin = classifier.randomised(["attentions.0"], seed=0).module
+    changed = [name for name, value in twin.state_dict().items() if not value.equal(before[name])]
+    assert changed == ["attentions.0.in_proj_weight", "attentions.0.in_proj_bias"]
 
 
 def test_the_passes_of_a_randomised_copy_are_counted_with_the_original() -> None:

@@ -24,7 +24,7 @@ from xbench import (
     XbenchError,
 )
 from xbench.classifier import Passes
-from xbench.testing import check_classifier, check_dataset, check_metric, tiny_classifier, tiny_images
+from xbench.testing import check_classifier, check_dataset, check_metric, tiny_classifier, tiny_images, tiny_transformer
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +155,11 @@ def cannot_be_reset(classifier: Classifier) -> None:
 
 def test_a_classifier_within_the_rules_passes() -> None:
     check_classifier(register_classifier(lambda classifier: None))
+
+
+def test_a_transformer_within_the_rules_passes() -> None:
+    register(CLASSIFIERS, ClassifierEntry, __doc__="A tiny transformer.", load=lambda self: tiny_transformer())
+    check_classifier("made")
 
 
 @pytest.mark.parametrize(

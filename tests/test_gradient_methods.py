@@ -164,7 +164,10 @@ def test_images_that_require_gradients_stay_out_of_the_graph() -> None:
 def test_gradcam_does_not_apply_without_a_cam_layer() -> None:
     classifier = linear_classifier((1, 4, 4))
     method = METHODS.make("gradcam")
-    assert method.not_applicable(classifier) == "classifier 'linear' declares no cam_layer; it has: 0, 1"
+    assert (
+        method.not_applicable(classifier) == "classifier 'linear' declares no cam_layer; it has: 0, 1; "
+        "name one whose output is (b, c, h, w) with cam_layer=..."
+    )
     assert method.not_applicable(tiny_classifier()) is None
     with pytest.raises(NotApplicable, match="declares no cam_layer"):
         method(classifier, torch.rand(1, 1, 4, 4), torch.tensor([0]), ImageRandom(0, ["a"]))

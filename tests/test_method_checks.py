@@ -26,7 +26,12 @@ def pixel_sum(classifier: Classifier, x: Tensor, y: Tensor, rng: ImageRandom) ->
 
 
 def register_method(call: Callable[..., Any], *, seeded: bool = False, **attributes: Any) -> str:
-    namespace = {"__doc__": "Sum of the channels (own decision).", "cost": lambda self, shape: Passes(), **attributes}
+    usual = {
+        "__doc__": "Sum of the channels (own decision).",
+        "cost": lambda self, shape: Passes(),
+        "not_applicable": lambda self, classifier: None if hasattr(classifier.module, "conv1") else "needs convolutions",
+    }
+    namespace = {**usual, **attributes}
     namespace["__call__"] = lambda self, classifier, x, y, rng: call(classifier, x, y, rng)
     return register(METHODS, Method, [("seed", int, 0)] if seeded else [], **namespace)
 
@@ -139,8 +144,27 @@ def test_a_broken_method_is_found(call: Callable[..., Any], attributes: dict[str
         torch.set_grad_enabled(True)
 
 
-def test_a_method_within_the_rules_passes() -> None:
-    check_method(register_method(pixel_sum))
+@pytest.mark.parametrize("attributes", [{}, {"not_applicable": lambda self, c: None}])
+def test_a_method_within_the_rules_passes(attributes: dict[str, Any]) -> None:
+    check_method(register_method(pixel_sum, **attributes))
+
+
+def only_on(name: str) -> Callable[..., Tensor]:
+    return lambda classifier, x, *_: x.sum(1) / (1.0 if classifier.name == name else 0.0)
+
+
+def test_a_method_that_claims_transformers_is_checked_on_one() -> None:
+    claims = {"not_applicable": lambda self, classifier: None}
+    name = register_method(only_on("tiny"), **claims)
+    assert findings(check_method, name).startswith("made of tiny-transformer on (2, 1, 28, 28)")
+    check_method(register_method(only_on("tiny")))
+
+
+def test_a_method_for_transformers_alone_is_checked_on_one() -> None:
+    alone = {"not_applicable": lambda self, c: "needs attention" if hasattr(c.module, "conv1") else None}
+    with scratch_registries():
+        check_method(register_method(only_on("tiny-transformer"), **alone))
+    assert "made of tiny-transformer on (1, 3, 224, 224)" in findings(check_method, register_method(only_on("tiny"), **alone))
 
 
 def test_a_seeded_method_within_the_rules_passes() -> None:

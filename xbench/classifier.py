@@ -54,7 +54,8 @@ class Classifier(nn.Module):
         label_space: name of the meaning of the logits, for instance ``"imagenet-1k"``; a subset with another is refused.
         mean, std: per-channel normalisation in [0, 1] pixel units.
         cam_layer: dotted name of the layer whose output are the last convolution's feature maps, or None if there are none.
-        stages: layer names to randomise, from the output down to the input, grouped as in the papers.
+        stages: layer names to randomise, from the output down to the input, grouped as in the papers; ``""`` is the network's
+            own parameters.
     """
 
     mean: Tensor
@@ -127,6 +128,26 @@ class Classifier(nn.Module):
         """sha256 over every parameter and buffer and the normalisation: what identifies the function that is explained."""
         return state_digest(self.module.state_dict() | {"normalisation": torch.cat([self.mean, self.std])})
 
+    @functools.cached_property
+    def cam_channels(self) -> int:
+        """Number of feature maps of ``cam_layer``, 0 if there is none; found by one pass that is not counted.
+
+        Raises XbenchError if the layer's output is not (b, c, h, w).
+        """
+        if self.cam_layer is None:
+            return 0
+        outputs: list[Any] = []
+        with (
+            torch.no_grad(),
+            self.target_layer().register_forward_hook(lambda _module, _inputs, output: outputs.append(output)),
+        ):
+            self.module(torch.zeros(1, *self.shape).to(self.mean))
+        shapes = [tuple(output.shape) for output in outputs if isinstance(output, Tensor)]
+        if not shapes or len(shapes[-1]) != 4:
+            gives = f"gives {shapes[-1]}" if shapes else "is not used, or gives no tensor"
+            raise XbenchError(f"cam_layer {self.cam_layer!r} of classifier {self.name!r} {gives}, expected (b, c, h, w)")
+        return int(shapes[-1][1])
+
     @property
     def identity(self) -> list[Any]:
         """What a result's key holds of the classifier: its weights, and the layers that methods and metrics ask it for."""
@@ -136,13 +157,22 @@ class Classifier(nn.Module):
         """The layer for class activation maps; NotApplicable naming the existing layers if the classifier declares none."""
         layers: dict[str, nn.Module] = dict(self.module.named_modules())
         if self.cam_layer is None:
-            raise NotApplicable(f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(n for n in layers if n)}")
+            names = [name for name in layers if name]
+            shown = names if len(names) <= 20 else ["...", *names[-20:]]
+            raise NotApplicable(
+                f"classifier {self.name!r} declares no cam_layer; it has: {', '.join(shown)}; "
+                "name one whose output is (b, c, h, w) with cam_layer=..."
+            )
         return layers[self.cam_layer]
 
     def randomised(self, layers: Sequence[str], seed: int) -> Classifier:
         """A copy whose named layers are initialised anew (batch-norm statistics included), reproducibly on any device.
 
-        Raises XbenchError if a layer has no ``reset_parameters``.
+        A layer is reset by its ``reset_parameters``. One without, such as the class token and the position embedding of a
+        transformer, has its own parameters drawn from N(0, s), s the root mean square of the values that each tensor has, and
+        0.02 for one of zeros (own decision: the network keeps its scale without knowing how it was initialised).
+
+        Raises XbenchError if a layer has neither ``reset_parameters`` nor parameters of its own.
         """
         device, dtype = self.device, self.mean.dtype
         twin = copy.deepcopy(self).cpu()
@@ -154,11 +184,22 @@ class Classifier(nn.Module):
                 word = hashlib.sha256(f"{seed} {layer}".encode()).digest()[:8]
                 torch.manual_seed(int.from_bytes(word, "big") >> 1)
                 reset = getattr(modules[layer], "reset_parameters", None)
-                if not callable(reset):
-                    kind = type(modules[layer]).__name__
-                    raise XbenchError(f"layer {layer!r} of classifier {self.name!r} ({kind}) has no reset_parameters")
-                reset()
+                own = list(modules[layer].parameters(recurse=False))
+                if callable(reset):
+                    reset()
+                elif own:
+                    _draw_anew(own)
+                else:
+                    where = f"layer {layer!r} of classifier {self.name!r} ({type(modules[layer]).__name__})"
+                    raise XbenchError(f"{where} has no reset_parameters and no parameters of its own")
         return twin.to(device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _draw_anew(parameters: Sequence[Tensor]) -> None:
+    """Normal values of the root mean square that each tensor has, or 0.02."""
+    for parameter in parameters:
+        parameter.normal_(0, float(parameter.double().square().mean().sqrt()) or 0.02)
 
 
 def default_batch_size(shape: tuple[int, int, int], device: str) -> int:

@@ -40,6 +40,13 @@ class Method(Entry):
         """Classifier passes per image of shape (c, h, w); the counters must report exactly these (see ``early_stop``)."""
         raise NotImplementedError
 
+    def cost_for(self, classifier: Classifier) -> Passes:
+        """Classifier passes per image on this classifier: what planner, metrics and checks ask.
+
+        ``cost`` of its image shape; a method whose cost depends on more of the classifier implements this one instead.
+        """
+        return self.cost(classifier.shape)
+
     def not_applicable(self, classifier: Classifier) -> str | None:
         """Why the method cannot explain this classifier, or None."""
         return None

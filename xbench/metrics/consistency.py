@@ -65,7 +65,7 @@ class Consistency(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The passes of the method at every size."""
-        return sum((each.cost(classifier.shape) for each in self.explains(method, classifier)), Passes())
+        return sum((each.cost_for(classifier) for each in self.explains(method, classifier)), Passes())
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """``no mask grid`` if the method cannot be set to one of the sizes."""

@@ -83,7 +83,7 @@ class Randomisation(Metric):
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The passes of the method on the intact and on every randomised classifier; those of the refits are not per image."""
         stages = len(self._layers(classifier))
-        return method.cost(classifier.shape) * (stages + 1) + Passes(forward=stages if self.target == "predicted" else 0)
+        return method.cost_for(classifier) * (stages + 1) + Passes(forward=stages if self.target == "predicted" else 0)
 
     def explains(self, method: Method, classifier: Classifier) -> list[Method]:
         """The method on the intact classifier; a trained method is fitted anew instead."""

@@ -56,7 +56,7 @@ class Sensitivity(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The passes of every setting of every sweep."""
-        return sum((setting.cost(classifier.shape) for setting in self.explains(method, classifier)), Passes())
+        return sum((setting.cost_for(classifier) for setting in self.explains(method, classifier)), Passes())
 
     def explains(self, method: Method, classifier: Classifier) -> list[Method]:
         """Every setting of every sweep."""

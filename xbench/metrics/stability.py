@@ -131,7 +131,7 @@ class Stability(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The method's passes times the evaluations; a control has none to count."""
-        return method.cost(classifier.shape) * (self.random_calls + self.calls * (2 if self.random_search else 1))
+        return method.cost_for(classifier) * (self.random_calls + self.calls * (2 if self.random_search else 1))
 
 
 @contextlib.contextmanager

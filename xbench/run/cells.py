@@ -154,9 +154,8 @@ class Plan:
         """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
         if cell.done:
             return Passes()
-        shape = self.classifier.shape
         each = cell.metric.cost(cell.method, self.classifier)
-        shared = sum((m.cost(shape) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
+        shared = sum((m.cost_for(self.classifier) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
         calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
         return (each - shared) * cell.images_left + calibration + self._fit_passes(cell)
 
@@ -178,7 +177,7 @@ class Plan:
             wanted += [("heldout", method, cell.heldout_left) for method in reads[:1] if cell.metric.uses_maps]
             for part, method, count in wanted:
                 images[part, method] = max(images.get((part, method), 0), count)
-        return sum((method.cost(self.classifier.shape) * count for (_, method), count in images.items()), Passes())
+        return sum((method.cost_for(self.classifier) * count for (_, method), count in images.items()), Passes())
 
     def empty_result(self, cell: Cell) -> Result:
         """The result of a cell before anything is known of it."""

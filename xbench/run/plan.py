@@ -52,7 +52,7 @@ def make_plan(
     specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
     if not chosen:
         every = [METHODS.make(name) for name in METHODS.names()]
-        specs = [method for method in every if suite.affordable(method, classifier.shape)]
+        specs = [method for method in every if suite.affordable(method, classifier)]
         if dear := [method.spec for method in every if method not in specs]:
             store.report(f"left out, above {suite.max_passes} passes a map: {', '.join(dear)}; take them in with -m")
     cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from xbench.classifier import Classifier
 from xbench.errors import XbenchError, unknown
 from xbench.method import Method
 from xbench.store import slug
@@ -57,9 +58,9 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
             raise ValueError(f"{twice!r} is listed twice")
         return metrics
 
-    def affordable(self, method: Method, shape: tuple[int, int, int]) -> bool:
-        """Whether a method of "all" is cheap enough for images of ``shape``."""
-        cost = method.cost(shape)
+    def affordable(self, method: Method, classifier: Classifier) -> bool:
+        """Whether a method of "all" is cheap enough on the classifier."""
+        cost = method.cost_for(classifier)
         return self.max_passes is None or cost.forward + cost.backward <= self.max_passes
 
     def on(self, dataset: str | None, classifier: str | None) -> Suite:

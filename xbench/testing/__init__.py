@@ -23,7 +23,7 @@ from xbench.testing.classifier import check_classifier
 from xbench.testing.dataset import check_dataset
 from xbench.testing.method import check_method
 from xbench.testing.metric import check_metric
-from xbench.testing.tiny import tiny_batch, tiny_classifier, tiny_images
+from xbench.testing.tiny import tiny_batch, tiny_classifier, tiny_images, tiny_transformer
 
 __all__ = [
     "check",
@@ -34,6 +34,7 @@ __all__ = [
     "tiny_batch",
     "tiny_classifier",
     "tiny_images",
+    "tiny_transformer",
 ]
 
 _CHECKS: tuple[tuple[Registry[Any], Callable[[str], None]], ...] = (

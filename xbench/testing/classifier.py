@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -18,8 +19,8 @@ def check_classifier(spec: str) -> None:
 
     Eval mode and frozen; logits of the declared shape, the same whatever the batch, refused for images of another shape; a
     gradient that reaches every channel; ``stages`` that name every layer with parameters exactly once; a ``cam_layer`` with a
-    (b, c, h, w) output; ``randomised`` changing every named layer and nothing else, equally for equal seeds; the same
-    ``weights_digest`` from a second load.
+    (b, c, h, w) output; ``randomised`` changing every named layer and nothing else, equally for equal seeds (from
+    weights that are away from where a reset puts them); the same ``weights_digest`` from a second load.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter, or if weights or an
     extra are missing.
@@ -74,16 +75,17 @@ def _stages(classifier: Classifier) -> Iterator[str]:
     named = [layer for stage in classifier.stages for layer in stage]
     owners = [name for name, module in classifier.module.named_modules() if any(True for _ in module.parameters(recurse=False))]
     for owner in owners:
-        covered = sum(_within(owner, layer) for layer in named)
+        covered = sum(_covers(classifier, layer, owner) for layer in named)
         if covered != 1:
             yield f"stages name the layer {owner!r} {covered} times, expected once"
+    classifier = _moved(classifier)
     original = {name: value.clone() for name, value in classifier.module.state_dict().items()}
     for stage in classifier.stages:
-        changed = _changed(original, classifier.randomised(stage, 0))
-        same = [layer for layer in stage if not any(_within(name, layer) for name in changed)]
+        changed = [name.rpartition(".")[0] for name in _changed(original, classifier.randomised(stage, 0))]
+        same = [layer for layer in stage if not any(_covers(classifier, layer, owner) for owner in changed)]
         if same:
             yield f"randomised() leaves as they are: {', '.join(same)}"
-        others = [name for name in changed if not any(_within(name, layer) for layer in stage)]
+        others = [owner for owner in changed if not any(_covers(classifier, layer, owner) for layer in stage)]
         if others:
             yield f"randomised({list(stage)}) also changes {', '.join(others)}"
     if named:
@@ -98,8 +100,20 @@ def _stages(classifier: Classifier) -> Iterator[str]:
         yield "randomised() changes the original"
 
 
-def _within(name: str, layer: str) -> bool:
-    return name == layer or name.startswith(f"{layer}.")
+def _moved(classifier: Classifier) -> Classifier:
+    """A copy with other weights: an untrained network's norm layers are where a reset puts them."""
+    moved = copy.deepcopy(classifier)
+    moved.__dict__.pop("weights_digest", None)
+    for value in moved.module.state_dict().values():
+        if value.is_floating_point():
+            value.add_(0.01 * (1 + value.abs()))
+    return moved
+
+
+def _covers(classifier: Classifier, layer: str, owner: str) -> bool:
+    """Whether randomising a layer is to change the parameters of ``owner``: its own, and by a reset those inside it."""
+    module = classifier.module.get_submodule(layer)
+    return owner == layer or (owner.startswith(f"{layer}." if layer else "") and hasattr(module, "reset_parameters"))
 
 
 def _changed(reference: Mapping[str, Tensor], classifier: Classifier) -> list[str]:

@@ -13,11 +13,13 @@ from xbench.method import METHODS, Method, TrainedMethod
 from xbench.rng import ImageRandom
 from xbench.testing.entry import conclude, declaration, entry
 from xbench.testing.state import global_seed, snapshot
-from xbench.testing.tiny import tiny_classifier, tiny_images
+from xbench.testing.tiny import tiny_classifier, tiny_images, tiny_transformer
 from xbench.types import Images, Labels, Maps
 
 RUNS = (((1, 28, 28), 2, torch.float32), ((3, 32, 32), 2, torch.float64), ((3, 224, 224), 1, torch.float32))
 """Shape, number and precision of the images that every method must explain."""
+NETWORKS: tuple[Callable[..., Classifier], ...] = (tiny_classifier, tiny_transformer)
+"""A method is checked on the first that it applies to."""
 RANDOM_FILLS = ("linear", "mean-noise", "noise")
 """Fills with noise: under them the maps depend on the seed of the run, whether or not the method draws."""
 
@@ -26,12 +28,13 @@ def check_method(spec: str) -> None:
     """Checks a method against the rules of the benchmark.
 
     ``spec`` is a name, checked with the method's ``quick`` parameters, or a full spec, checked as it stands. On a tiny random
-    classifier, with 1 and 3 channels, 28, 32 and 224 px: the maps' shape, dtype and finiteness; classifier, images and global
-    state left as found; passes counted as ``cost`` says, or fewer with ``early_stop``; equal maps for equal seeds, whatever the
-    global generators hold and under ``no_grad``; other maps for other seeds if and only if the method has a parameter ``seed``
-    (a random fill aside); the same maps whatever the batch (1e-5 of a map's range in float32; for ``iterative`` methods 1e-6 in
-    float64) and, where there is a GPU, on it; spec, docstring, sweeps and upsample variants; a trained method's loss, on a
-    random network.
+    convolutional network, or on a vision transformer if it does not apply to that one, with 1 and 3 channels, 28, 32
+    and 224 px: the maps' shape, dtype and finiteness; classifier, images and global state left as found; passes counted as
+    ``cost_for`` says, or fewer with ``early_stop``; equal maps for equal seeds, whatever the global generators hold and under
+    ``no_grad``; other maps for other seeds if and only if the method has a parameter ``seed`` (a random fill aside); the same
+    maps whatever the batch (1e-5 of a map's range in float32; for ``iterative`` methods 1e-6 in float64) and, where there is a
+    GPU, on it; spec, docstring, sweeps and upsample variants; a trained method's loss, on a random network. A method that
+    applies to both networks also explains two images of the transformer.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter; an exception of the
     method is not caught.
@@ -41,14 +44,17 @@ def check_method(spec: str) -> None:
 
 def _findings(method: Method) -> Iterator[str]:
     yield from declaration(METHODS, method)
-    reason = method.not_applicable(tiny_classifier())
-    if reason is not None:
-        yield f"does not apply to the tiny classifier, so that its maps are not checked: {reason}"
+    reasons = {make: method.not_applicable(make()) for make in NETWORKS}
+    if None not in reasons.values():
+        why = "; ".join(dict.fromkeys(str(reason) for reason in reasons.values()))
+        yield f"does not apply to the tiny classifiers, so that its maps are not checked: {why}"
         return
     for shape, count, dtype in RUNS:
         yield from _once(method, _Subject(method, shape, count, dtype))
+    if reasons == dict.fromkeys(NETWORKS):
+        yield from _once(method, _Subject(method, (1, 28, 28), 2, torch.float32, make=tiny_transformer))
     yield from _repeats(method)
-    if method.control and method.cost((1, 28, 28)) != Passes():
+    if method.control and method.cost_for(tiny_classifier()) != Passes():
         yield "is a control, but its cost is not 0"
     yield from _variants(method)
     if isinstance(method, TrainedMethod):
@@ -58,12 +64,22 @@ def _findings(method: Method) -> Iterator[str]:
 
 
 class _Subject:
-    """A method with a tiny classifier, images and (if it is a trained one) a random network."""
+    """A method with a tiny classifier, images and (if it is a trained one) a random network.
+
+    The classifier is what ``make`` makes, the first of the tiny networks that the method applies to by default.
+    """
 
     def __init__(
-        self, method: Method, shape: tuple[int, int, int], count: int, dtype: torch.dtype, device: str = "cpu"
+        self,
+        method: Method,
+        shape: tuple[int, int, int],
+        count: int,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        make: Callable[..., Classifier] | None = None,
     ) -> None:
-        self.classifier = tiny_classifier(shape).to(device=device, dtype=dtype)
+        make = make or next(each for each in NETWORKS if method.not_applicable(each()) is None)
+        self.classifier = make(shape).to(device=device, dtype=dtype)
         self.x = tiny_images(count, shape).to(device=device, dtype=dtype)
         self.y = torch.arange(count, device=device) % self.classifier.classes
         self.explain = _bound(method.resolved(shape), self.classifier)
@@ -98,11 +114,11 @@ def _network(method: TrainedMethod, classifier: Classifier) -> nn.Module:
 
 def _once(method: Method, subject: _Subject) -> Iterator[str]:
     classifier, count = subject.classifier, len(subject.x)
-    where = f"{method.spec} on {tuple(subject.x.shape)} in {subject.x.dtype}"
+    where = f"{method.spec} of {classifier.name} on {tuple(subject.x.shape)} in {subject.x.dtype}"
     pixels, classes = subject.x.clone(), subject.y.clone()
     before, passes = snapshot(classifier), classifier.passes.copy()
     maps = subject.maps()
-    used, expected = classifier.passes - passes, method.cost(classifier.shape) * count
+    used, expected = classifier.passes - passes, method.cost_for(classifier) * count
     changed = changes(before, snapshot(classifier))
     if maps.dtype != subject.x.dtype or maps.device != subject.x.device:
         yield f"{where}: maps are {maps.dtype} on {maps.device}"

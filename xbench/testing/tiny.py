@@ -1,4 +1,4 @@
-"""A classifier and images that are small enough to check an entry on within a second."""
+"""Classifiers and images that are small enough to check an entry on within a second."""
 
 from __future__ import annotations
 
@@ -34,6 +34,53 @@ def tiny_classifier(shape: tuple[int, int, int] = (1, 28, 28), classes: int = 4,
         cam_layer="conv2",
         stages=[["fc"], ["conv2"], ["conv1"]],
     )
+
+
+def tiny_transformer(shape: tuple[int, int, int] = (1, 28, 28), classes: int = 4, seed: int = 0) -> Classifier:
+    """A small random vision transformer for images of ``shape`` (c, h, w): two layers, 4 x 4 patches and a class token."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _Transformer(shape, classes)
+    layers = [name for name, layer in module.named_modules() if name and [*layer.parameters(recurse=False)]]
+    c = shape[0]
+    return Classifier(
+        module,
+        name="tiny-transformer",
+        shape=shape,
+        classes=classes,
+        label_space=f"tiny-{classes}",
+        mean=[0.5] * c,
+        std=[0.25] * c,
+        cam_layer=None,
+        stages=[["head"], [name for name in reversed(layers) if name != "head"], [""]],
+    )
+
+
+class _Transformer(nn.Module):
+    """Normalised images (b, c, h, w) to logits (b, classes)."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int = 12) -> None:
+        super().__init__()
+        patch = shape[1] // 4, shape[2] // 4
+        self.embedding = nn.Conv2d(shape[0], width, patch, stride=patch)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 17, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.attentions = nn.ModuleList(nn.MultiheadAttention(width, 3, batch_first=True) for _ in range(2))
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)) for _ in range(2)
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.embedding(x).flatten(2).mT
+        z = torch.cat([self.token.expand(len(x), -1, -1), z], 1) + self.position
+        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            n = self.norms[2 * i](z)
+            z = z + attention(n, n, n, need_weights=False)[0]
+            z = z + mlp(self.norms[2 * i + 1](z))
+        logits: Tensor = self.head(z[:, 0])
+        return logits
 
 
 def tiny_images(count: int, shape: tuple[int, int, int] = (1, 28, 28), seed: int = 0) -> Images:
