@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xbench.classifier import Classifier
+from xbench.rng import global_seed as global_seed
 
 
 def snapshot(classifier: Classifier) -> dict[str, Any]:
@@ -44,21 +43,6 @@ def snapshot(classifier: Classifier) -> dict[str, Any]:
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """The names of what differs between two snapshots."""
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
-
-
-@contextlib.contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Seeds the global generators of torch, numpy and Python within the block and restores them afterwards."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def _bytes(tensor: Tensor) -> bytes:
