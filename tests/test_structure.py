@@ -20,7 +20,10 @@ LAYERS: list[list[set[str]]] = [
     [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
     [{"ops"}, {"weights"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
-    [{"perturb", "gradients", "fill", "guard", "inpainter", "inpainting", "training", "checkpoints"}],
+    [
+        {"perturb", "gradients", "fill", "guard", "inpainter", "inpainting", "training", "checkpoints"},
+        {"adapters", "foreign"},
+    ],
     [{"methods"}, {"metrics"}, {"datasets"}, {"models"}, {"store"}],
     [{"run"}, {"board"}, {"testing"}],
     [{"cli", "__main__"}],

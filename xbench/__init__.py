@@ -31,6 +31,9 @@ _PUBLIC = {
     "Method": "method",
     "TrainedMethod": "method",
     "ImageRandom": "rng",
+    "from_callable": "adapters",
+    "from_captum": "adapters",
+    "from_grad_cam": "adapters",
     "METRICS": "metric",
     "Column": "metric",
     "Metric": "metric",
@@ -67,9 +70,13 @@ __all__ = [
     "Subset",
     "TrainedMethod",
     "XbenchError",
+    "from_callable",
+    "from_captum",
+    "from_grad_cam",
 ]
 
 if TYPE_CHECKING:
+    from xbench.adapters import from_callable, from_captum, from_grad_cam
     from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry, Passes
     from xbench.errors import NotApplicable, XbenchError
     from xbench.explainer import Explainer

@@ -26,12 +26,16 @@ def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill:
     ``inference_mode``, whose tensors could not be saved for a backward pass later.
     """
     b = len(x)
-    parts = []
+    # Written into one tensor: small results that are kept between large buffers would spread the heap out to gigabytes.
+    scores: Tensor | None = None
     for flat in torch.arange(b * steps, device=x.device).split(classifier.batch_size):
         image, step = flat % b, flat // b
         mask = mask_of(image, step).to(x.dtype)
-        parts.append(select(classifier(torch.lerp(fill(image, step, mask), x[image], mask)), image))
-    scores = torch.cat(parts)
+        part = select(classifier(torch.lerp(fill(image, step, mask), x[image], mask)), image)
+        if scores is None:
+            scores = part.new_empty(b * steps, *part.shape[1:])
+        scores[flat] = part
+    assert scores is not None
     return scores.view(steps, b, *scores.shape[1:]).transpose(0, 1)
 
 

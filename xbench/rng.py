@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,3 +46,18 @@ class ImageRandom:
 
     def _stack(self, stream: str, step: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(_generator(self.seed, i, stream, step)) for i in self.ids])
+
+
+@contextlib.contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seeds the global generators of torch, numpy and Python within the block and restores them afterwards."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

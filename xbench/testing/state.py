@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from xbench.classifier import Classifier
 from xbench.guard import classifier_state
+from xbench.rng import global_seed as global_seed
 
 
 def snapshot(classifier: Classifier) -> dict[str, Any]:
@@ -26,21 +25,6 @@ def snapshot(classifier: Classifier) -> dict[str, Any]:
         "Python's global random state": random.getstate(),
     }
     return state | classifier_state(classifier)
-
-
-@contextlib.contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Seeds the global generators of torch, numpy and Python within the block and restores them afterwards."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def _bytes(tensor: Tensor) -> bytes:
