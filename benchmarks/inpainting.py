@@ -18,8 +18,9 @@ from torch import Tensor
 from xbench import CLASSIFIERS, DATASETS, ImageRandom
 from xbench.classifier import Classifier
 from xbench.fill import make_filler
-from xbench.methods.lime import Lime, superpixels
+from xbench.methods.lime import Lime
 from xbench.ops.holes import HOLES
+from xbench.ops.segments import superpixels
 from xbench.types import Images, Masks
 
 FILLS = ("mean", "biharmonic", "telea", "linear", "local-mean")

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
-from skimage.segmentation import slic
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
+from xbench.ops.segments import (
+    SEGMENTS,
+    default_compactness,
+    default_samples,
+    default_sigma,
+    kept_superpixels,
+    superpixels,
+)
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -49,7 +55,7 @@ class Lime(Method):
     quick: ClassVar[dict[str, int]] = {"samples": 20, "segments": 10}
 
     samples: int | None = None
-    segments: int = 50
+    segments: int = SEGMENTS
     sigma: float | None = None
     compactness: float | None = None
     fill: Fill = "gray"
@@ -72,13 +78,7 @@ class Lime(Method):
         samples = self._samples(classifier.shape)
         superpixel = superpixels(x, self.segments, self._sigma(classifier.shape), self._compactness(classifier.shape))
         count = superpixel.amax(1) + 1
-        width = int(count.max())
-        # Draws come in blocks of ``segments`` columns, so that an image's draws do not depend on the batch's largest count.
-        blocks = range(-(-width // self.segments))
-        draws = torch.cat([rng.uniform("kept", (samples, self.segments), step=block) for block in blocks], 2)
-        kept = draws[:, :, :width] < 0.5
-        kept[:, 0] = True
-        kept &= torch.arange(width) < count[:, None, None]
+        kept = kept_superpixels(count, samples, self.segments, rng.uniform)
         superpixel, count, kept = superpixel.to(x.device), count.to(x.device), kept.to(x.device)
 
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
@@ -112,20 +112,13 @@ class Lime(Method):
         }
 
     def _samples(self, shape: tuple[int, int, int]) -> int:
-        return self.samples or (1000 if shape[-1] >= 64 else 500)
+        return self.samples or default_samples(shape)
 
     def _sigma(self, shape: tuple[int, int, int]) -> float:
-        return (3.0 if shape[-1] >= 64 else 0.0) if self.sigma is None else self.sigma
+        return default_sigma(shape) if self.sigma is None else self.sigma
 
     def _compactness(self, shape: tuple[int, int, int]) -> float:
-        return self.compactness or (30.0 if shape[0] == 3 else 0.1)
-
-
-def superpixels(x: Images, segments: int, sigma: float, compactness: float) -> Tensor:
-    """SLIC labels (b, h * w) of each image, int64 on the CPU, counted from 0 without gaps."""
-    images = np.moveaxis(x.detach().cpu().double().numpy(), 1, -1)
-    labels = [slic(i, segments, compactness=compactness, sigma=sigma, start_label=0, channel_axis=-1) for i in images]
-    return torch.from_numpy(np.stack(labels)).long().flatten(1)
+        return self.compactness or default_compactness(shape)
 
 
 def weighted_ridge(z: Tensor, p: Tensor, weight: Tensor, alpha: float) -> Tensor:
