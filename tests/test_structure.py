@@ -20,7 +20,7 @@ LAYERS: list[list[set[str]]] = [
     [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
     [{"ops"}, {"weights"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
-    [{"perturb", "fill", "inpainter", "inpainting", "training", "checkpoints"}],
+    [{"perturb", "fill", "inpainter", "inpainting", "perceptual", "training", "checkpoints"}],
     [{"methods"}, {"metrics"}, {"datasets"}, {"models"}, {"store"}],
     [{"run"}, {"board"}, {"testing"}],
     [{"cli", "__main__"}],

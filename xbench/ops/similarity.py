@@ -19,7 +19,7 @@ from xbench.types import Images, Maps, Scores
 C1, C2 = 0.01**2, 0.03**2
 """SSIM's constants for a data range of 1."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of MS-SSIM from the finest scale to the coarsest (Wang et al. 2003, section 3.2)."""
+"""MS-SSIM's exponents from the finest scale to the coarsest (Wang et al. 2003, section 3.2); as printed, they sum to 1.0001."""
 MSE_FLOOR = 1e-10
 """Smallest mean squared error that PSNR tells apart from 0 (own decision): 100 dB."""
 
@@ -62,9 +62,11 @@ def ms_ssim(a: Images, b: Images) -> Scores:
     while len(sides) < len(SCALE_WEIGHTS) and (half := (sides[-1] + 1) // 2) >= len(weights):
         sides.append(half)
     exponents = torch.tensor(SCALE_WEIGHTS[: len(sides)], dtype=torch.float64)
+    if len(sides) < len(SCALE_WEIGHTS):
+        exponents /= exponents.sum()
     a, b = a.double(), b.double()
     product = a.new_ones(a.shape[:2])
-    for scale, exponent in enumerate((exponents / exponents.sum()).tolist()):
+    for scale, exponent in enumerate(exponents.tolist()):
         if scale:
             odd = [n % 2 for n in a.shape[2:]]
             a, b = (F.avg_pool2d(image, 2, padding=odd) for image in (a, b))
