@@ -6,20 +6,18 @@ python benchmarks/inpainting.py --lpips-backbone FILE
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xbench import CLASSIFIERS, DATASETS, ImageRandom
 from xbench.classifier import Classifier
 from xbench.fill import make_filler
-from xbench.methods.lime import Lime, superpixels
+from xbench.methods.lime import Lime
 from xbench.ops.holes import HOLES
+from xbench.ops.segments import superpixels
+from xbench.perceptual import BACKBONE, lpips_distance
 from xbench.types import Images, Masks
 
 FILLS = ("mean", "biharmonic", "telea", "linear", "local-mean")
@@ -27,8 +25,6 @@ REFERENCES = ("biharmonic", "telea")
 SHARES = {"rectangles": 0.25, "strokes": 0.25, "cells": 0.5}
 DIGITS = {"PSNR, dB": 2, "LPIPS": 3}
 RESAMPLES = 10000
-LPIPS_SIZE = 64
-BACKBONE = "a safetensors file with the tensors features.* of torchvision's AlexNet, ImageNet weights"
 
 
 def main() -> None:
@@ -106,36 +102,6 @@ def interval(samples: Tensor, digits: int, sign: str = "") -> str:
     """A value and its 95 % bootstrap interval."""
     low, high = samples[1:].quantile(torch.tensor([0.025, 0.975], dtype=samples.dtype)).tolist()
     return f"{samples[0]:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-
-
-def lpips_distance(backbone: Path) -> Callable[[Images, Images], Tensor]:
-    """LPIPS (n,) of images in [0, 1], grey ones as three channels, small ones enlarged to 64 px.
-
-    Zhang et al. 2018, https://arxiv.org/abs/1801.03924: version 0.1 with AlexNet; the package brings the linear layers, and the
-    backbone is read from a file, so that nothing is downloaded.
-    """
-    import lpips
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in an old way
-        metric = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    try:
-        given = safetensors.torch.load_file(backbone)
-        metric.net.load_state_dict({name: given[f"features.{name.partition('.')[2]}"] for name in metric.net.state_dict()})
-    except (OSError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
-        raise SystemExit(f"{backbone} is not {BACKBONE}: {error}") from error
-
-    def prepared(images: Images) -> Images:
-        if min(images.shape[2:]) < LPIPS_SIZE:
-            images = F.interpolate(images, size=(LPIPS_SIZE, LPIPS_SIZE), mode="bilinear")
-        return 2 * images.expand(-1, 3, -1, -1) - 1
-
-    def distance(image: Images, x: Images) -> Tensor:
-        with torch.no_grad():
-            pairs = zip(image.split(50), x.split(50), strict=True)
-            return torch.cat([metric(prepared(a), prepared(b)).flatten() for a, b in pairs])
-
-    return distance
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xbench.method import METHODS, Method
 from xbench.methods.lime import SuperpixelModel
+from xbench.ops.segments import column_draws
 from xbench.rng import ImageRandom
 
 
@@ -49,7 +50,7 @@ class KernelShap(SuperpixelModel):
         real = torch.arange(most) < count[:, None]
         pairs = -(-(samples - 2) // 2)
         size = coalition_sizes(rng.uniform("size", (pairs,)), count)
-        order = self.uniform(rng, pairs, most).masked_fill(~real[:, None], 2).argsort(2).argsort(2)
+        order = column_draws(rng.uniform, pairs, most, self.segments).masked_fill(~real[:, None], 2).argsort(2).argsort(2)
         members = order < size[:, :, None]
         drawn = torch.stack([members, real[:, None] & ~members], 2).flatten(1, 2)[:, : samples - 2]
         kept = torch.cat([real[:, None], torch.zeros_like(real)[:, None], drawn], 1)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
-from skimage.segmentation import slic
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
+from xbench.ops.segments import (
+    SEGMENTS,
+    default_compactness,
+    default_samples,
+    default_sigma,
+    kept_superpixels,
+    superpixels,
+)
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -41,7 +47,7 @@ class SuperpixelModel(Method):
     quick: ClassVar[dict[str, int]] = {"samples": 20, "segments": 10}
 
     samples: int | None = None
-    segments: int = 50
+    segments: int = SEGMENTS
     sigma: float | None = None
     compactness: float | None = None
     fill: Fill = "gray"
@@ -81,11 +87,6 @@ class SuperpixelModel(Method):
         p = stream(classifier, x, samples, mask_of, fill, probability_of(y))
         return self.fit(kept.double(), weight, p.double()).gather(1, superpixel).view(b, h, w).to(x.dtype)
 
-    def uniform(self, rng: ImageRandom, rows: int, columns: int) -> Tensor:
-        """Uniform draws (b, rows, columns), an image's own the same whatever ``columns`` the batch needs."""
-        blocks = range(-(-columns // self.segments))
-        return torch.cat([rng.uniform("kept", (rows, self.segments), step=block) for block in blocks], 2)[:, :, :columns]
-
     def not_applicable(self, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
         return no_inpainter(self.fill, classifier)
@@ -99,13 +100,13 @@ class SuperpixelModel(Method):
         return self.replace(samples=self._samples(shape), sigma=self._sigma(shape), compactness=self._compactness(shape))
 
     def _samples(self, shape: tuple[int, int, int]) -> int:
-        return self.samples or (1000 if shape[-1] >= 64 else 500)
+        return self.samples or default_samples(shape)
 
     def _sigma(self, shape: tuple[int, int, int]) -> float:
-        return (3.0 if shape[-1] >= 64 else 0.0) if self.sigma is None else self.sigma
+        return default_sigma(shape) if self.sigma is None else self.sigma
 
     def _compactness(self, shape: tuple[int, int, int]) -> float:
-        return self.compactness or (30.0 if shape[0] == 3 else 0.1)
+        return self.compactness or default_compactness(shape)
 
 
 @METHODS.register("lime")
@@ -136,10 +137,7 @@ class Lime(SuperpixelModel):
 
     def draw(self, rng: ImageRandom, count: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Every superpixel is kept or not with the same probability; samples weigh by their distance to the whole image."""
-        most = int(count.max())
-        kept = self.uniform(rng, samples, most) < 0.5
-        kept[:, 0] = True
-        kept &= torch.arange(most) < count[:, None, None]
+        kept = kept_superpixels(count, samples, self.segments, rng.uniform)
         # The cosine of a binary row with the row of ones is the root of the share of ones.
         distance = 1 - (kept.sum(2).double() / count[:, None]).sqrt()
         return kept, torch.exp(-(distance**2) / KERNEL_WIDTH**2).sqrt()
@@ -154,13 +152,6 @@ class Lime(SuperpixelModel):
             f"S={segments}": [self.replace(segments=segments, samples=500, seed=seed) for seed in range(5)]
             for segments in (50, 150)
         }
-
-
-def superpixels(x: Images, segments: int, sigma: float, compactness: float) -> Tensor:
-    """SLIC labels (b, h * w) of each image, int64 on the CPU, counted from 0 without gaps."""
-    images = np.moveaxis(x.detach().cpu().double().numpy(), 1, -1)
-    labels = [slic(i, segments, compactness=compactness, sigma=sigma, start_label=0, channel_axis=-1) for i in images]
-    return torch.from_numpy(np.stack(labels)).long().flatten(1)
 
 
 def weighted_ridge(z: Tensor, p: Tensor, weight: Tensor, alpha: float) -> Tensor:

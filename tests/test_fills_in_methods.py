@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, ImageRandom
 from xbench.fill import FILLS, make_filler
-from xbench.methods.lime import superpixels
+from xbench.ops.segments import superpixels
 from xbench.testing import tiny_classifier, tiny_images
 from xbench.testing.method import RANDOM_FILLS
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xbench import METHODS, Classifier, ImageRandom, XbenchError
 from xbench.methods.kernel_shap import KernelShap, coalition_sizes, every_coalition, shapley_regression
-from xbench.methods.lime import superpixels
+from xbench.ops.segments import superpixels
 from xbench.testing import tiny_classifier, tiny_images
 
 

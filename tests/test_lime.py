@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 
 from xbench import METHODS, ImageRandom, XbenchError
-from xbench.methods.lime import Lime, superpixels, weighted_ridge
+from xbench.methods.lime import Lime, weighted_ridge
+from xbench.ops.segments import superpixels
 from xbench.testing import tiny_classifier, tiny_images
 
 

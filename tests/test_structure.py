@@ -21,7 +21,7 @@ LAYERS: list[list[set[str]]] = [
     [{"ops"}, {"weights"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
     [
-        {"perturb", "gradients", "fill", "guard", "inpainter", "inpainting", "training", "checkpoints"},
+        {"perturb", "gradients", "fill", "guard", "inpainter", "inpainting", "perceptual", "training", "checkpoints"},
         {"adapters", "foreign"},
     ],
     [{"methods"}, {"metrics"}, {"datasets"}, {"models"}, {"store"}],

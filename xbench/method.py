@@ -28,6 +28,8 @@ class Method(Entry):
     label: ClassVar[str] = ""
     seed: Any = 0
     """Overridden by a dataclass field in stochastic methods; added to the run's seed."""
+    fill: Any = None
+    """Overridden by a dataclass field in methods that replace pixels: the spec of a fill, see `xbench.fill`."""
 
     def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """Maps (b, h, w) explaining class ``y`` of images ``x``; higher = more important.

@@ -13,12 +13,16 @@ from xbench.cli.common import (
     STORE,
     ClassifierOption,
     DatasetOption,
+    ImagesOption,
     LimitOption,
+    MethodListOption,
     MethodsOption,
+    SetOption,
     StoreOption,
     SuiteOption,
     command_of,
     console,
+    named,
     plan_of,
 )
 from xbench.errors import XbenchError
@@ -35,15 +39,19 @@ def board(
     store: StoreOption = STORE,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default the store's folder boards.")] = None,
     method: MethodsOption = None,
+    methods: MethodListOption = None,
+    images: ImagesOption = None,
     limit: LimitOption = None,
+    settings: SetOption = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
 ) -> None:
     """Makes the board of a suite from stored results, computing nothing: table, rank matrix, figures, per-image values."""
     from xbench.run.runner import collect
 
-    made = plan_of(suite, store, method, limit, dataset, classifier, create=False)
-    command = command_of(suite, method, limit, dataset, classifier)
+    method = named(method, methods)
+    made = plan_of(suite, store, method, limit, dataset, classifier, images=images, settings=settings, create=False)
+    command = command_of(suite, method, limit, dataset, classifier, images, settings)
     show_and_write(made.suite, collect(made), out or store / "boards", command)
 
 
@@ -52,7 +60,9 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another method, by spec.")],
     suite: SuiteOption,
     store: StoreOption = STORE,
+    images: ImagesOption = None,
     limit: LimitOption = None,
+    settings: SetOption = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
 ) -> None:
@@ -64,10 +74,10 @@ def compare(
     from xbench.board.markdown import comparison
     from xbench.run.runner import collect
 
-    made = plan_of(suite, store, [first, second], limit, dataset, classifier, create=False)
+    made = plan_of(suite, store, [first, second], limit, dataset, classifier, images=images, settings=settings, create=False)
     results = collect(made)
     if missing := sorted({result.method for result in results if result.status == "missing"}):
-        command = command_of(suite, missing, limit, dataset, classifier)
+        command = command_of(suite, missing, limit, dataset, classifier, images, settings)
         raise XbenchError(f"{store} does not have every score of {', '.join(missing)}: {command}")
     methods = [cell.method.spec for cell in made.cells]
     console.print(

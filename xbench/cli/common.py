@@ -17,7 +17,22 @@ MethodsOption = Annotated[
     list[str] | None,
     typer.Option("--method", "-m", help="Only this method, by spec, e.g. 'rise(masks=1000)'; may be repeated."),
 ]
+MethodListOption = Annotated[
+    str | None,
+    typer.Option("--methods", help="Only these methods, separated by commas, e.g. 'gradient,rise(masks=1000, seed=1)'."),
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many images for every metric.")]
+ImagesOption = Annotated[
+    int | None, typer.Option("--images", min=1, help="Exactly this many images for every metric, whatever the suite says.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Another value for a key of the suite, e.g. seed=1, metrics.stability.images=10 or "
+        "metrics.0.spec='area(fill=\"zero\")'; may be repeated.",
+    ),
+]
 DatasetOption = Annotated[
     str | None,
     typer.Option("--dataset", help="Another dataset than the suite's, by spec, with the classifier that belongs to it."),
@@ -52,18 +67,30 @@ def stoppable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def named(method: list[str] | None, methods: str | None) -> list[str] | None:
+    """The methods of the options ``-m`` and ``--methods`` together, None for those of the suite."""
+    from xbench.run.settings import split_outside
+
+    listed = [] if methods is None else [spec.strip() for spec in split_outside(methods, ",")]
+    return [*(method or ()), *listed] or None
+
+
 def command_of(
     suite: str,
     methods: list[str] | None = None,
     limit: int | None = None,
     dataset: str | None = None,
     classifier: str | None = None,
+    images: int | None = None,
+    settings: list[str] | None = None,
 ) -> str:
     """The command that computes what a board shows, to be printed on it."""
-    options = {"--limit": limit, "--dataset": dataset, "--classifier": classifier}
+    options = {"--images": images, "--limit": limit, "--dataset": dataset, "--classifier": classifier}
     words = ["xbench", "run", "--suite", suite]
     for method in methods or ():
         words += ["-m", method]
+    for setting in settings or ():
+        words += ["--set", setting]
     for name, value in options.items():
         words += [] if value is None else [name, str(value)]
     return shlex.join(words)
@@ -79,13 +106,19 @@ def plan_of(
     device: str = "cpu",
     batch_size: int | None = None,
     *,
+    images: int | None = None,
+    settings: list[str] | None = None,
     create: bool = True,
 ) -> Plan:
     """The plan that a command's options describe; ``create`` is False for commands that only read a store."""
     from xbench.run.plan import make_plan
+    from xbench.run.settings import changed
     from xbench.run.suite import load_suite
     from xbench.store import Store
+    from xbench.subset import DATASETS
 
-    chosen = load_suite(suite).on(dataset, classifier)
+    chosen = changed(load_suite(suite), settings or (), images).on(dataset, classifier)
+    if images is not None:
+        DATASETS.make(chosen.dataset).load("evaluation").first(images)  # raises if there are fewer
     opened = Store(store, warn, create=create)
     return make_plan(chosen, opened, methods=methods or (), limit=limit, device=device, batch_size=batch_size)

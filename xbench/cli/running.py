@@ -16,12 +16,16 @@ from xbench.cli.common import (
     ClassifierOption,
     DatasetOption,
     DeviceOption,
+    ImagesOption,
     LimitOption,
+    MethodListOption,
     MethodsOption,
+    SetOption,
     StoreOption,
     SuiteOption,
     command_of,
     console,
+    named,
     plan_of,
     stoppable,
     warn,
@@ -43,7 +47,10 @@ def plan(
     suite: SuiteOption,
     store: StoreOption = STORE,
     method: MethodsOption = None,
+    methods: MethodListOption = None,
+    images: ImagesOption = None,
     limit: LimitOption = None,
+    settings: SetOption = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
@@ -52,7 +59,8 @@ def plan(
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.plan import measured_speed
 
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
+    method = named(method, methods)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings)
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
         table.add_column(title, overflow="fold")
@@ -82,7 +90,10 @@ def run(
     suite: SuiteOption,
     store: StoreOption = STORE,
     method: MethodsOption = None,
+    methods: MethodListOption = None,
+    images: ImagesOption = None,
     limit: LimitOption = None,
+    settings: SetOption = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
@@ -113,7 +124,8 @@ def run(
     if address is not None and engine is not Engine.RAY:
         raise XbenchError("--address is that of a Ray cluster: it needs --engine ray")
     start = time.perf_counter()
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
+    method = named(method, methods)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings)
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
     with stoppable(), Progress(made, speed, console) as progress:
@@ -123,7 +135,8 @@ def run(
             results = run_on_ray(made, progress, share, timeout, address=address)
         else:
             results = run_plan(made, progress, share, timeout)
-    show_and_write(made.suite, results, store / "boards", command_of(suite, method, limit, dataset, classifier))
+    command = command_of(suite, method, limit, dataset, classifier, images, settings)
+    show_and_write(made.suite, results, store / "boards", command)
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         warn(f"{result.metric} x {result.method} failed: {result.reason}")

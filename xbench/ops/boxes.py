@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from xbench.types import Images, Maps
+from xbench.types import Images, Maps, Masks
 
 CUBIC = -0.75
 """The parameter of the cubic kernel, as in OpenCV and ``torch.nn.functional.interpolate``."""
@@ -48,6 +48,15 @@ def max_iou(boxes: Tensor, truths: Sequence[Tensor]) -> Tensor:
     intersection = sides.clamp_min(0).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
     return (intersection / union.clamp_min(torch.finfo(union.dtype).tiny)).amax(-1)
+
+
+def box_masks(boxes: Sequence[Tensor], like: Images) -> Masks:
+    """Masks (b, 1, h, w) for images ``like``, 1 where a pixel's centre is in one of the image's ``boxes`` (n_i, 4)."""
+    padded = pad_sequence([torch.cat([box, box.new_zeros(1, 4)]) for box in boxes], batch_first=True).to(like)
+    x0, y0, x1, y1 = padded[..., None].unbind(2)
+    column, row = (torch.arange(n, device=like.device) + 0.5 for n in (like.shape[3], like.shape[2]))
+    across, down = (column >= x0) & (column < x1), (row >= y0) & (row < y1)
+    return (down[:, :, :, None] & across[:, :, None]).any(1, keepdim=True).to(like)
 
 
 def resized_crops(x: Images, boxes: Tensor) -> Images:

@@ -14,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xbench.ops.blur import gaussian_kernel
-from xbench.types import Maps, Scores
+from xbench.types import Images, Maps, Scores
 
+C1, C2 = 0.01**2, 0.03**2
+"""SSIM's constants for a data range of 1."""
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""MS-SSIM's exponents from the finest scale to the coarsest (Wang et al. 2003, section 3.2); as printed, they sum to 1.0001."""
 MSE_FLOOR = 1e-10
 """Smallest mean squared error that PSNR tells apart from 0 (own decision): 100 dB."""
 
@@ -31,17 +35,53 @@ def ssim(a: Maps, b: Maps, window: int = 11, sigma: float | None = 1.5, data_ran
     """
     if window > min(a.shape[1:]):
         raise ValueError(f"maps of {a.shape[1]}x{a.shape[2]} px are smaller than the SSIM window of {window} px")
-    a, b = a.double(), b.double()
     if sigma is None:
         weights, unbias = torch.full((window,), 1 / window, dtype=torch.float64), window**2 / (window**2 - 1)
     else:
         weights, unbias = gaussian_kernel(sigma, window // 2), 1.0
-    mean_a, mean_b, square_a, square_b, product = _windowed(torch.stack([a, b, a * a, b * b, a * b]), weights).unbind()
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    products, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
-    luminance = (2 * products + c1) / (squares + c1)
-    structure = (2 * unbias * (product - products) + c2) / (unbias * (square_a + square_b - squares) + c2)
+    luminance, structure = _ssim_terms(a.double() / data_range, b.double() / data_range, weights, unbias)
     return (luminance * structure).mean((1, 2))
+
+
+def ms_ssim(a: Images, b: Images) -> Scores:
+    """Multi-scale structural similarity of images (b, c, h, w) in [0, 1], in [0, 1]; higher = more alike (Wang et al. 2003).
+
+    SSIM's structure term at every scale and its luminance term at the coarsest, each averaged over the pixels, clipped at 0
+    and raised to its scale's exponent, multiplied; Gaussian window of 11 px, sigma 1.5; a scale halves the one before by means
+    over 2 x 2 pixels, a border of zeros making odd sizes even. Computed per channel and averaged over them. Equal to the
+    package pytorch-msssim with its defaults, which takes images above 160 px only; smaller ones have as many of the five scales
+    as the window fits into, and the exponents of these divided by their sum (own decision).
+
+    Source: https://doi.org/10.1109/ACSSC.2003.1292216, equation 7. Raises ValueError if an image is smaller than the window.
+    """
+    weights = gaussian_kernel(1.5, 5)
+    side = min(a.shape[2:])
+    if side < len(weights):
+        raise ValueError(f"images of {a.shape[2]}x{a.shape[3]} px are smaller than the SSIM window of {len(weights)} px")
+    sides = [side]
+    while len(sides) < len(SCALE_WEIGHTS) and (half := (sides[-1] + 1) // 2) >= len(weights):
+        sides.append(half)
+    exponents = torch.tensor(SCALE_WEIGHTS[: len(sides)], dtype=torch.float64)
+    if len(sides) < len(SCALE_WEIGHTS):
+        exponents /= exponents.sum()
+    a, b = a.double(), b.double()
+    product = a.new_ones(a.shape[:2])
+    for scale, exponent in enumerate(exponents.tolist()):
+        if scale:
+            odd = [n % 2 for n in a.shape[2:]]
+            a, b = (F.avg_pool2d(image, 2, padding=odd) for image in (a, b))
+        luminance, structure = _ssim_terms(a, b, weights)
+        term = luminance * structure if scale == len(sides) - 1 else structure
+        product = product * term.mean((2, 3)).clamp_min(0) ** exponent
+    return product.mean(1)
+
+
+def _ssim_terms(a: Tensor, b: Tensor, weights: Tensor, unbias: float = 1.0) -> tuple[Tensor, Tensor]:
+    """SSIM's luminance and contrast-structure terms in every window inside the float64 planes (..., h, w), data range 1."""
+    mean_a, mean_b, square_a, square_b, product = _windowed(torch.stack([a, b, a * a, b * b, a * b]), weights).unbind()
+    products, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
+    structure = (2 * unbias * (product - products) + C2) / (unbias * (square_a + square_b - squares) + C2)
+    return (2 * products + C1) / (squares + C1), structure
 
 
 def _windowed(planes: Tensor, weights: Tensor) -> Tensor:

@@ -98,10 +98,11 @@ def load_suite(name: str) -> Suite:
     try:
         return Suite.model_validate({"name": path.stem, **content})
     except pydantic.ValidationError as error:
-        raise XbenchError(f"suite {path}: {_first_problem(error)}") from error
+        raise XbenchError(f"suite {path}: {first_problem(error)}") from error
 
 
-def _first_problem(error: pydantic.ValidationError) -> str:
+def first_problem(error: pydantic.ValidationError) -> str:
+    """What is wrong with a suite, by the place in its file; for an unknown key the nearest valid one and all of them."""
     problems = error.errors()
     # A misspelt key is also a missing one; the misspelling is what helps.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
