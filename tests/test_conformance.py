@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import own_models
 import pytest
+import torch
 from scratch import register, scratch_registries
 from test_imagefolder import make_tree
 from test_resnet20 import weights_file
@@ -28,8 +30,16 @@ from xbench.testing import (
     tiny_images,
 )
 
+
+def own_checkpoint(folder: Path) -> str:
+    torch.save(own_models.state(), folder / "grey.pth")
+    return f'checkpoint(path="{folder}/grey.pth", arch="own_models:grey", size=28, label_space="made")'
+
+
 OWN_FILES: dict[str, Callable[[Path], str]] = {
+    "checkpoint": own_checkpoint,
     "imagefolder": lambda folder: f'imagefolder(path="{make_tree(folder)}")',
+    "module": lambda folder: 'module(factory="own_models:grey", size=28, label_space="made")',
     "resnet20": lambda folder: f'resnet20(weights="{weights_file(folder / "net.safetensors")}")',
 }
 """What to check of an entry that cannot do without files of the user's own: a spec with files made in a folder."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry
 from xbench.errors import XbenchError
+from xbench.models._files import fitting
 
 BLOCKS = 3
 WIDTHS = (16, 32, 64)
@@ -128,19 +129,7 @@ def _state(path: Path, module: nn.Module) -> dict[str, Tensor]:
         raise XbenchError(f"weights file {path} does not exist") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise XbenchError(f"weights file {path} is damaged or not in the safetensors format ({error})") from error
-    # Batch norm's counter matters in training only, and not every file has it.
-    counters = {name for name in module.state_dict() if name.endswith("num_batches_tracked")}
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in counters}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items() if name not in counters}
-    problems = [
-        ("misses", [name for name in expected if name not in given]),
-        ("has the unexpected", [name for name in given if name not in expected]),
-        (
-            "has other shapes:",
-            [f"{name} {given[name]} instead of {shape}" for name, shape in expected.items() if given.get(name, shape) != shape],
-        ),
-    ]
-    found = [f"{what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}" for what, names in problems if names]
-    if found:
-        raise XbenchError(f"weights file {path} does not fit resnet20: it {'; it '.join(found)}")
-    return {name: state[name].float() for name in expected} | {name: torch.tensor(0) for name in counters}
+    try:
+        return fitting(state, module)
+    except XbenchError as error:
+        raise XbenchError(f"weights file {path} does not fit resnet20: {error}") from error
