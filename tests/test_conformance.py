@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import own_models
 import pytest
+import torch
 import trees
 from scratch import register, scratch_registries
 from test_imagefolder import make_tree
@@ -30,7 +32,14 @@ from xbench.testing import (
     tiny_images,
 )
 
+
+def own_checkpoint(folder: Path) -> str:
+    torch.save(own_models.state(), folder / "grey.pth")
+    return f'checkpoint(path="{folder}/grey.pth", arch="own_models:grey", size=28, label_space="made")'
+
+
 OWN_FILES: dict[str, Callable[[Path], str]] = {
+    "checkpoint": own_checkpoint,
     "cifar10": lambda folder: f'cifar10(path="{trees.cifar_binary(folder, "cifar10")}")',
     "cifar100": lambda folder: f'cifar100(path="{trees.cifar_binary(folder, "cifar100")}")',
     "cub200": lambda folder: f'cub200(path="{trees.cub_tree(folder)}", size=32)',
@@ -38,6 +47,7 @@ OWN_FILES: dict[str, Callable[[Path], str]] = {
     "imagefolder": lambda folder: f'imagefolder(path="{make_tree(folder)}")',
     "imagenet": lambda folder: f'imagenet(path="{trees.imagenet_tree(folder, flat=True)}", size=32)',
     "images": lambda folder: f'images(files="{trees.image_list(folder)}", label_space="pets")',
+    "module": lambda folder: 'module(factory="own_models:grey", size=28, label_space="made")',
     "places365": lambda folder: f'places365(path="{trees.places_tree(folder)}", size=32)',
     "resnet20": lambda folder: f'resnet20(weights="{weights_file(folder / "net.safetensors")}")',
     "resnet8": lambda folder: made("resnet8", folder / "net.safetensors").spec,

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier, TrainableClassifier
 from xbench.errors import XbenchError
+from xbench.models._files import fitting, read_state
 from xbench.models.mnist_cnn import shifted
 from xbench.subset import Subset, chunked
 from xbench.types import Images
@@ -166,25 +165,8 @@ def layers_of(module: nn.Module, group: str) -> list[str]:
 
 def _state(path: Path, module: nn.Module, name: str) -> dict[str, Tensor]:
     """The state dict in a file, in float32; XbenchError unless it is that of ``module``."""
+    state = read_state(path)
     try:
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise XbenchError(f"weights file {path} does not exist") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise XbenchError(f"weights file {path} is damaged or not in the safetensors format ({error})") from error
-    # Batch norm's counter matters in training only, and not every file has it.
-    counters = {name for name in module.state_dict() if name.endswith("num_batches_tracked")}
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in counters}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items() if name not in counters}
-    problems = [
-        ("misses", [name for name in expected if name not in given]),
-        ("has the unexpected", [name for name in given if name not in expected]),
-        (
-            "has other shapes:",
-            [f"{name} {given[name]} instead of {shape}" for name, shape in expected.items() if given.get(name, shape) != shape],
-        ),
-    ]
-    found = [f"{what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}" for what, names in problems if names]
-    if found:
-        raise XbenchError(f"weights file {path} does not fit {name}: it {'; it '.join(found)}")
-    return {name: state[name].float() for name in expected} | {name: torch.tensor(0) for name in counters}
+        return fitting(state, module)
+    except XbenchError as error:
+        raise XbenchError(f"weights file {path} does not fit {name}: {error}") from error

@@ -11,9 +11,10 @@ from xbench.classifier import Classifier, Passes
 from xbench.guard import changes
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.rng import ImageRandom
+from xbench.testing.defaults import default_findings
 from xbench.testing.entry import conclude, declaration, entry
 from xbench.testing.state import global_seed, snapshot
-from xbench.testing.tiny import tiny_classifier, tiny_images, tiny_transformer
+from xbench.testing.tiny import distance, tiny_classifier, tiny_images, tiny_transformer
 from xbench.types import Images, Labels, Maps
 
 RUNS = (((1, 28, 28), 2, torch.float32), ((3, 32, 32), 2, torch.float64), ((3, 224, 224), 1, torch.float32))
@@ -34,12 +35,15 @@ def check_method(spec: str) -> None:
     ``no_grad``; other maps for other seeds if and only if the method has a parameter ``seed`` (a random fill aside); the same
     maps whatever the batch (1e-5 of a map's range in float32; for ``iterative`` methods 1e-6 in float64) and, where there is a
     GPU, on it; spec, docstring, sweeps and upsample variants; a trained method's loss, on a random network. A method that
-    applies to both networks also explains two images of the transformer.
+    applies to both networks also explains two images of the transformer. A bare name is then checked with its real parameters on
+    two digits, see `default_findings`.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter; an exception of the
     method is not caught.
     """
     conclude(_findings(entry(METHODS, spec)))
+    if "(" not in spec:
+        conclude(default_findings(METHODS.make(spec)))
 
 
 def _findings(method: Method) -> Iterator[str]:
@@ -147,10 +151,10 @@ def _repeats(method: Method) -> Iterator[str]:
         if not subject.maps().equal(maps):
             yield "a call under torch.no_grad() gives other maps"
     singles = torch.cat([subject.maps([i]) for i in range(3)])
-    if not (far := _distance(singles, maps)) <= tolerance:
+    if not (far := distance(singles, maps)) <= tolerance:
         yield f"a batch of 3 and 3 batches of 1 differ by {far:.1e} of a map's range, {tolerance} is allowed in {dtype}"
     batch_size, subject.classifier.batch_size = subject.classifier.batch_size, 2
-    if not (far := _distance(subject.maps([2, 0, 1])[[1, 2, 0]], maps)) <= tolerance:
+    if not (far := distance(subject.maps([2, 0, 1])[[1, 2, 0]], maps)) <= tolerance:
         yield f"another order and batch_size 2 change the maps by {far:.1e} of their range, {tolerance} is allowed in {dtype}"
     subject.classifier.batch_size = batch_size
     seeded = "seed" in method.parameters
@@ -159,15 +163,6 @@ def _repeats(method: Method) -> Iterator[str]:
         yield "the maps depend on the seed, but the method has no parameter seed"
     if seeded and same and not isinstance(method, TrainedMethod):  # a trained method's seed may be that of its training only
         yield "has a parameter seed, but the maps do not depend on the seed"
-
-
-def _distance(maps: Maps, reference: Maps) -> float:
-    """The largest difference as a share of the reference map's range; rounding of a constant map does not count."""
-    maps, reference = maps.detach(), reference.detach()
-    low, high = reference.flatten(1).aminmax(dim=1)
-    rounding = 8 * torch.finfo(maps.dtype).eps * reference.flatten(1).abs().amax(1)
-    difference = ((maps - reference).abs().flatten(1).amax(1) - rounding).clamp_min(0)
-    return float((difference / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).max())
 
 
 def _variants(method: Method) -> Iterator[str]:
@@ -226,5 +221,5 @@ def _training(method: TrainedMethod) -> Iterator[str]:
 def _cuda(method: Method) -> Iterator[str]:
     cpu, gpu = (_Subject(method, (1, 28, 28), 2, torch.float64, device) for device in ("cpu", "cuda"))
     yield from _once(method, gpu)
-    if not (far := _distance(gpu.maps().cpu(), cpu.maps())) <= 1e-6:
+    if not (far := distance(gpu.maps().cpu(), cpu.maps())) <= 1e-6:
         yield f"the GPU's maps differ from the CPU's by {far:.1e} of their range, 1e-6 is allowed in float64"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.subset import Batch
-from xbench.types import Images
+from xbench.types import Images, Maps
 
 
 def tiny_classifier(shape: tuple[int, int, int] = (1, 28, 28), classes: int = 4, seed: int = 0) -> Classifier:
@@ -106,3 +106,12 @@ def tiny_batch(count: int, classifier: Classifier, seed: int = 0) -> Batch:
         target=classifier.probabilities(x).argmax(1),
         boxes=boxes,
     )
+
+
+def distance(maps: Maps, reference: Maps) -> float:
+    """The largest difference as a share of the reference map's range; rounding of a constant map does not count."""
+    maps, reference = maps.detach(), reference.detach()
+    low, high = reference.flatten(1).aminmax(dim=1)
+    rounding = 8 * torch.finfo(maps.dtype).eps * reference.flatten(1).abs().amax(1)
+    difference = ((maps - reference).abs().flatten(1).amax(1) - rounding).clamp_min(0)
+    return float((difference / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).max())
