@@ -71,6 +71,7 @@ class Watch(TorchFunctionMode):
         if query.ndim != 3 or bias_k is not None or add_zero:  # no batch, or tokens that are not the image's: not for us
             plain: tuple[Tensor, Tensor | None] = F.multi_head_attention_forward(*args, **kwargs)
             return plain
+        p: Any
         _, p = F.multi_head_attention_forward(*args, **{**kwargs, "need_weights": True, "average_attn_weights": False})
         p = self.see(p)
         separate = kwargs.get("use_separate_proj_weight", False)

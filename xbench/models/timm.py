@@ -79,7 +79,7 @@ class Timm(ClassifierEntry):
         options: dict[str, Any] = {"img_size": self.size} if self.size and config.fixed_input_size else {}
 
         def build(classes: int | None) -> nn.Module:
-            number = {} if classes is None else {"num_classes": classes}
+            number: dict[str, Any] = {} if classes is None else {"num_classes": classes}
             network: nn.Module = timm.create_model(self.arch, pretrained=False, **options, **number)
             return network
 

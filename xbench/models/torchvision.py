@@ -72,7 +72,7 @@ class Torchvision(ClassifierEntry):
             raise unknown("torchvision architecture", self.arch, architectures())
         own = is_file(self.weights)
         enum = torchvision.models.get_model_weights(self.arch)
-        pinned = None if self.weights is None or own else self._pinned(enum)
+        pinned: Any = None if self.weights is None or own else self._pinned(enum)
         preset = (pinned or enum.DEFAULT).transforms()
         size = self.size or preset.crop_size[0]
         options: dict[str, Any] = {"image_size": size} if self.arch.startswith("vit") else {}
