@@ -172,9 +172,9 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path):
         ("resnet20", 'needs a file of weights: resnet20(weights="FILE.safetensors")'),
         ("resnet20(weights=None)", 'needs a file of weights: resnet20(weights="FILE.safetensors")'),
         ('resnet20(weights="absent.safetensors")', "weights file absent.safetensors does not exist"),
-        ('resnet20(weights="PATH")', "weights file {folder} is damaged or not in the safetensors format"),
-        ('resnet20(weights="PATH/x.pth")', "x.pth is damaged or not in the safetensors format"),
-        ('resnet20(weights="PATH/cut.safetensors")', "cut.safetensors is damaged or not in the safetensors format"),
+        ('resnet20(weights="PATH")', "weights file {folder} is damaged or no file of weights"),
+        ('resnet20(weights="PATH/x.pth")', "x.pth is damaged, or holds more than tensors, which could run code"),
+        ('resnet20(weights="PATH/cut.safetensors")', "cut.safetensors is damaged or no file of weights"),
         (
             'resnet20(weights="PATH/net.safetensors", classes=100)',
             "it has other shapes: linear.weight (10, 64) instead of (100, 64), linear.bias (10,) instead of (100,)",
@@ -194,7 +194,7 @@ def test_wrong_weights_are_named(tmp_path, spec, message):
     data = weights_file(tmp_path / "net.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(data[:-100])
     state = random_state()
-    torch.save(state, tmp_path / "x.pth")
+    torch.save(random_state, tmp_path / "x.pth")
     safetensors.torch.save_file({f"module.{name}": t for name, t in state.items()}, tmp_path / "module.safetensors")
     del state["layer2.1.bn1.running_var"]
     safetensors.torch.save_file(state, tmp_path / "less.safetensors")

@@ -91,8 +91,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _loaded(path: Path, _stamp: tuple[int, int]) -> GatedInpainter:
     state, about, _ = load_weights(path)
     try:
-        network = GatedInpainter(about["channels"], about["width"])
-        network.load_state_dict(state)
+        with torch.device("meta"):  # nothing is drawn: loading leaves the global random state alone
+            network = GatedInpainter(about["channels"], about["width"])
+        network.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         why = str(error).splitlines()[-1].strip()
         raise XbenchError(f"file {path} is no inpainter written by xbench fit-inpainter: {why}") from error

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from xbench.errors import XbenchError
 
+TORCH = (".bin", ".ckpt", ".pt", ".pth", ".tar")
+"""Endings of files that ``torch.save`` wrote; any other file is read as safetensors."""
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the weights in a checkpoint."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of one that ``torch.save`` wrote: a state dict, or a dict that has one inside.
+    """The tensors of a safetensors file, or of one that ``torch.save`` wrote: a state dict, or a dict that has one inside.
 
     Raises XbenchError if the file is missing or damaged, or if it holds anything that would have to be unpickled.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix not in TORCH:
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -48,7 +48,7 @@ def default_findings(method: Method) -> Iterator[str]:
         yield f"{where}: does not leave as found: {', '.join(changed)}"
     fewer = method.early_stop and 0 < used.forward <= expected.forward and used.backward <= expected.backward
     if used != expected and not fewer:
-        yield f"{where}: {used} counted for {DIGITS} images, cost_for() says {expected}{' at most' if method.early_stop else ''}"
+        yield f"{where}: {used} counted for {DIGITS} images, cost_for() says {expected}"
     singles = torch.cat([explainer(x[i : i + 1], y[i : i + 1], ids[i : i + 1]) for i in range(DIGITS)])
     if not (far := distance(singles, maps)) <= tolerance:
         yield f"{where}: batches of {DIGITS} and of 1 differ by {far:.1e} of a map's range, {tolerance} is allowed in {dtype}"
