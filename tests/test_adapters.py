@@ -16,8 +16,9 @@ from torch import Tensor
 
 from xbench import CLASSIFIERS, METHODS, Explainer, ImageRandom, XbenchError, from_callable, from_captum, from_grad_cam
 from xbench.classifier import Classifier, Passes
+from xbench.guard import changes
 from xbench.testing import check_method, tiny_batch, tiny_classifier
-from xbench.testing.state import changes, snapshot
+from xbench.testing.state import snapshot
 
 IDS = ["a", "b", "c"]
 UNREADABLE = eval("lambda model, x, y: x", {"__name__": "nowhere"})

@@ -14,10 +14,11 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from xbench import METHODS, Classifier, ImageRandom, NotApplicable
 from xbench.classifier import Passes
+from xbench.guard import changes
 from xbench.methods._attention import Watch, grid
 from xbench.testing import tiny_classifier, tiny_images, tiny_transformer
 from xbench.testing.method import _once, _Subject
-from xbench.testing.state import changes, snapshot
+from xbench.testing.state import snapshot
 
 NAMES = ("attention-rollout", "attention-x-gradient")
 

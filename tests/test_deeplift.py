@@ -10,8 +10,9 @@ from networks import RELUS, Call, Small, classifier_of, digits, explain, linear,
 from torch import Tensor, nn
 
 from xbench import METHODS, Classifier, NotApplicable, XbenchError
+from xbench.guard import changes
 from xbench.testing import tiny_images
-from xbench.testing.state import changes, snapshot
+from xbench.testing.state import snapshot
 
 SHAPE = (3, 32, 32)
 APART = Call(torch.clone)

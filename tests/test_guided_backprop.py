@@ -10,6 +10,7 @@ from networks import RELUS, Call, Small, classifier_of, digits, explain, linear,
 from torch import Tensor, nn
 
 from xbench import Batch, Explainer, NotApplicable
+from xbench.guard import changes
 from xbench.methods.gradcam import GradCam
 from xbench.methods.gradient import Gradient
 from xbench.methods.guided_backprop import GuidedBackprop as Guided
@@ -17,7 +18,7 @@ from xbench.methods.guided_gradcam import GuidedGradCam as GuidedCam
 from xbench.metrics.randomisation import Randomisation
 from xbench.ops.rewriting import GuidedReLUs
 from xbench.testing import tiny_images
-from xbench.testing.state import changes, snapshot
+from xbench.testing.state import snapshot
 
 SHAPE = (3, 32, 32)
 
