@@ -136,7 +136,7 @@ def test_symmetric(name):
     torch.testing.assert_close(COMPARISONS[name](a, b), COMPARISONS[name](b, a), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", set(COMPARISONS) - {"psnr"})
+@pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {"psnr"}))
 @pytest.mark.parametrize("shift", [0, -3])
 def test_a_map_and_itself_have_similarity_1(name, shift):
     a = pairs(4, 28, 28)[0] + shift
