@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -258,19 +258,19 @@ def discrepancy() -> Figure:
     return drawn
 
 
-def main() -> None:
-    """Writes the figures that are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(FIGURES)}")
-    names = parser.parse_args().names or list(FIGURES)
-    if unknown := sorted(set(names) - set(FIGURES)):
-        parser.error(f"no figure {', '.join(unknown)}; valid: {', '.join(FIGURES)}")
+def main(figures: Mapping[str, Callable[[], Figure]], about: str | None) -> None:
+    """Writes those of the figures that the command line names."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(figures)}")
+    names = parser.parse_args().names or list(figures)
+    if unknown := sorted(set(names) - set(figures)):
+        parser.error(f"no figure {', '.join(unknown)}; valid: {', '.join(figures)}")
     FOLDER.mkdir(exist_ok=True)
     for name in names:
         path = FOLDER / f"{name}.png"
-        FIGURES[name]().savefig(path, dpi=110, metadata={"Software": None})
+        figures[name]().savefig(path, dpi=110, metadata={"Software": None})
         print(f"written: {path}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(FIGURES, __doc__)
