@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from xbench.methods.sas import Sas
 from xbench.ops.blur import gaussian_kernel
 from xbench.ops.normalise import minmax
 from xbench.ops.pyramid import blur_pyramid, sharpened
+from xbench.ops.ranking import ranks
 from xbench.ops.schedule import schedule_masks
 from xbench.ops.topk import gumbel_topk, soft_topk_masks
 from xbench.types import Images, Labels, Maps
@@ -164,21 +165,26 @@ def motion_blur(x: Images, radius: int, sigma: float) -> Images:
 
 @figure
 def cascade() -> Figure:
-    """The schedule of masks of SaS and the images under them, after figure 2 of its paper."""
-    ids, x, y = digits(4)
+    """Masks of growing area and the images under them, after figure 2 of the SaS paper: SaS's schedule, I-GOS's best pixels."""
+    ids, x, y = digits(3)
     premask = sas().premask(classifier(), x, y, ImageRandom(0, ids))
-    masks = schedule_masks(premask, 20)
-    images = sharpened(blur_pyramid(x), masks)
+    igos = explained("igos", ids, x, y)
+    order = ranks(igos, ImageRandom(0, ids).uniform("ties", (igos[0].numel(),)))
+    best = order[:, None] < torch.arange(21)[:, None] * igos[0].numel() / 20
+    rows = [(premask, schedule_masks(premask, 20)), (igos, best.view(3, 21, 28, 28).float())]
     steps = [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 19]
-    left = [text for _ in ids for text in ("mask", "image under it")]
-    drawn, axes = panels(2 * len(ids), 2 + len(steps), left, ["image", "pre-mask", *(f"k = {k}" for k in steps)])
-    for i, values in enumerate(minmax(premask)):
-        for row in axes[2 * i : 2 * i + 2]:
-            show(row[0], x[i, 0])
-            show(row[1], values, "magma")
-        for column, k in enumerate(steps, 2):
-            show(axes[2 * i][column], masks[i, k])
-            show(axes[2 * i + 1][column], images[i, k, 0])
+    left = [text for _ in ids for text in ("SaS", "image under it", "I-GOS", "image under it")]
+    drawn, axes = panels(4 * len(ids), 2 + len(steps), left, ["image", "map", *(f"k = {k}" for k in steps)])
+    for kind, (maps, masks) in enumerate(rows):
+        images = sharpened(blur_pyramid(x), masks)
+        for i, values in enumerate(minmax(maps)):
+            above, below = axes[4 * i + 2 * kind : 4 * i + 2 * kind + 2]
+            for row in (above, below):
+                show(row[0], x[i, 0])
+                show(row[1], values, "magma")
+            for column, k in enumerate(steps, 2):
+                show(above[column], masks[i, k])
+                show(below[column], images[i, k, 0])
     return drawn
 
 
@@ -276,19 +282,19 @@ def photos() -> Figure:
     return drawn
 
 
-def main() -> None:
-    """Writes the figures that are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(FIGURES)}")
-    names = parser.parse_args().names or list(FIGURES)
-    if unknown := sorted(set(names) - set(FIGURES)):
-        parser.error(f"no figure {', '.join(unknown)}; valid: {', '.join(FIGURES)}")
+def main(figures: Mapping[str, Callable[[], Figure]], about: str | None) -> None:
+    """Writes those of the figures that the command line names."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(figures)}")
+    names = parser.parse_args().names or list(figures)
+    if unknown := sorted(set(names) - set(figures)):
+        parser.error(f"no figure {', '.join(unknown)}; valid: {', '.join(figures)}")
     FOLDER.mkdir(exist_ok=True)
     for name in names:
         path = FOLDER / f"{name}.png"
-        FIGURES[name]().savefig(path, dpi=110, metadata={"Software": None})
+        figures[name]().savefig(path, dpi=110, metadata={"Software": None})
         print(f"written: {path}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(FIGURES, __doc__)

@@ -95,7 +95,7 @@ class SampleRealism(Metric):
             scores["outside"] = torch.full_like(change[:, 0], math.nan)
             reasons["outside"] = dict.fromkeys(range(len(batch)), "no boxes")
         else:
-            scores["outside"] = self._outside(change, box_masks(batch.boxes, batch.x), explainer.classifier.shape)
+            scores["outside"] = self.outside(change, box_masks(batch.boxes, batch.x), explainer.classifier.shape)
             touched = scores["outside"].isnan().nonzero()[:, 0].tolist()
             reasons["outside"] = dict.fromkeys(touched, "every patch touches a box")
         return Scored(scores, {"labels": labels, "patches": change}, reasons)
@@ -132,7 +132,7 @@ class SampleRealism(Metric):
         p = stream(classifier, x, len(patches), mask_of, fill, probability_of(batch.target))
         return p[:, -1:] - p[:, :-1]
 
-    def _outside(self, change: Tensor, objects: Masks, shape: tuple[int, int, int]) -> Scores:
+    def outside(self, change: Tensor, objects: Masks, shape: tuple[int, int, int]) -> Scores:
         """The mean absolute change (b,) over the patches that touch no object; NaN if there is none."""
         patches = self._patches(shape)[:-1].flatten(1).to(objects)
         free = (objects.flatten(1) @ patches.T == 0).to(change)
