@@ -253,4 +253,7 @@ def test_every_method_explains_a_timm_transformer_or_says_why_not(name):
     if reason := method.not_applicable(timm_vit()):
         pytest.skip(reason)
     subject = _Subject(method, (3, 32, 32), 2, torch.float32, make=lambda _shape: timm_vit())
-    assert list(_once(method, subject)) == []
+    try:
+        assert list(_once(method, subject)) == []
+    except NotApplicable as reason:  # some find out only when the network runs
+        pytest.skip(str(reason))

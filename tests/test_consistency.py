@@ -55,7 +55,7 @@ class Memory:
         self.kept = {}
         self.labels = []
 
-    def maps(self, key, label, ids, compute):
+    def maps(self, key, label, ids, groups, compute):
         missing = [i for i, image in enumerate(ids) if (key, image) not in self.kept]
         if missing:
             self.labels.append(label)

@@ -149,15 +149,24 @@ def test_a_method_within_the_rules_passes(attributes: dict[str, Any]) -> None:
     check_method(register_method(pixel_sum, **attributes))
 
 
-def only_on(name: str) -> Callable[..., Tensor]:
-    return lambda classifier, x, *_: x.sum(1) / (1.0 if classifier.name == name else 0.0)
+def only_on(*names: str) -> Callable[..., Tensor]:
+    return lambda classifier, x, *_: x.sum(1) / (1.0 if classifier.name in names else 0.0)
 
 
 def test_a_method_that_claims_transformers_is_checked_on_one() -> None:
     claims = {"not_applicable": lambda self, classifier: None}
     name = register_method(only_on("tiny"), **claims)
     assert findings(check_method, name).startswith("made of tiny-transformer on (2, 1, 28, 28)")
-    check_method(register_method(only_on("tiny")))
+    check_method(register_method(only_on("tiny", "mnist-cnn")))
+
+
+def test_a_method_is_checked_on_digits_too() -> None:
+    assert (
+        findings(check_method, register_method(only_on("tiny")))
+        == "method 'made' returned NaN or infinite values in 2 of 2 maps"
+    )
+    wrong = register_method(lambda classifier, x, *_: x.sum(1) * (1 if classifier.name == "tiny" else len(x)))
+    assert "made at its defaults on digits: batches of 2 and of 1 differ by" in findings(check_method, wrong)
 
 
 def test_a_method_for_transformers_alone_is_checked_on_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -176,7 +177,9 @@ def test_ctrl_c_ends_in_a_line_and_leaves_a_store_to_go_on_with(tmp_path: Path) 
     suite, store = write_suite(tmp_path, ["gradient", "mp(iterations=100000)"]), tmp_path / "store"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "xbench", "run", "--suite", str(suite), "--store", str(store)]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # Where a shell started the tests in the background, SIGINT is ignored, and children inherit that.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard)
     while process.poll() is None and not list(store.rglob("part-*.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

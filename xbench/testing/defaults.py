@@ -8,7 +8,7 @@ import torch
 
 from xbench.checkpoints import Checkpoints
 from xbench.classifier import CLASSIFIERS
-from xbench.errors import NotApplicable
+from xbench.errors import NotApplicable, XbenchError
 from xbench.explainer import Explainer
 from xbench.guard import changes
 from xbench.method import Method, TrainedMethod
@@ -41,6 +41,9 @@ def default_findings(method: Method) -> Iterator[str]:
     try:
         maps = explainer(x, y, ids)
     except NotApplicable:
+        return
+    except XbenchError as error:  # maps of a wrong shape or value
+        yield str(error)
         return
     used, expected = classifier.passes - passes, method.cost_for(classifier) * DIGITS
     where = f"{method.spec} at its defaults on digits"
