@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -126,7 +127,7 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
     optimiser = torch.optim.SGD([grid], lr=LEARNING_RATE, momentum=MOMENTUM, dampening=MOMENTUM)
     masks, template = x.new_zeros(()), None
 
-    def logit(images: Tensor, mirrored: bool) -> Tensor:
+    def logit(mirrored: bool, images: Tensor) -> Tensor:
         logits: Tensor = classifier(images.flatten(0, 1).flip(3) if mirrored else images.flatten(0, 1))
         return logits.gather(1, y.repeat_interleave(images.shape[1])[:, None]).sum()
 
@@ -137,9 +138,8 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
             pixel = torch.arange(n, device=x.device)
             template = torch.stack([pixel >= int(n * (1 - area)) for area in method.areas]).to(x).repeat(b, 1)
         mirrored = bool(method.jitter) and t % 2 == 0
-        ascent = score_gradient(
-            lambda images, flip=mirrored: logit(images, flip), pyramid, masks.view(b, k, h, w), classifier.batch_size
-        )
+        score = functools.partial(logit, mirrored)
+        ascent = score_gradient(score, pyramid, masks.view(b, k, h, w), classifier.batch_size)
         excess = (canvas - assigned(template, canvas.detach())).square().mean(1).sum() * method.weight * GROWTH**t
         (grid.grad,) = torch.autograd.grad([masks, excess], grid, [-ascent.view_as(masks), torch.ones_like(excess)])
         optimiser.step()
