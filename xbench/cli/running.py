@@ -41,7 +41,7 @@ def plan(
     batch_size: BatchOption = None,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
-    from xbench.run.plan import measured_speed
+    from xbench.run.machine import measured_speed
 
     made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
@@ -81,7 +81,7 @@ def run(
 ) -> None:
     """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was."""
     from xbench.cli.boards import show_and_write
-    from xbench.run.plan import measured_speed
+    from xbench.run.machine import measured_speed
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 
