@@ -13,7 +13,8 @@ from xbench import METRICS, Method
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.metric import Scored
-from xbench.metrics.deletion import Deletion, removed_counts
+from xbench.metrics._removal import removed_counts
+from xbench.metrics.deletion import Deletion
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
 from xbench.testing import tiny_batch, tiny_classifier

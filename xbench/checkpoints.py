@@ -69,18 +69,22 @@ class Checkpoints:
         self.dataset = dataset
         methods = importlib.import_module("xbench.methods")
         self.folders = [*(Path(path) / "checkpoints" for path in methods.__path__), *folders]
-        self._networks: dict[object, tuple[nn.Module, str]] = {}
+        self._networks: dict[object, tuple[nn.Module, str, float]] = {}
 
     def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]:
         """The trained network in eval mode on the classifier's device, and the digest of its weights; read once, then kept.
 
         Raises NotApplicable naming the command that trains it if there is none, XbenchError if its file is damaged.
         """
-        return self._load(method, classifier, 0, train_now=False)
+        return self._load(method, classifier, 0, train_now=False)[:2]
 
     def fit(self, method: TrainedMethod, classifier: Classifier, seed: int) -> tuple[nn.Module, str]:
         """The same for any classifier and seed; trained now and written to the last folder if there is none yet."""
-        return self._load(method, classifier, seed, train_now=True)
+        return self._load(method, classifier, seed, train_now=True)[:2]
+
+    def training_seconds(self, method: TrainedMethod, classifier: Classifier) -> float:
+        """How long the training of the network that ``find`` gives took, as its file says."""
+        return self._load(method, classifier, 0, train_now=False)[2]
 
     @functools.cached_property
     def train(self) -> Subset:
@@ -90,7 +94,9 @@ class Checkpoints:
         except XbenchError as error:
             raise NotApplicable(f"trained methods need the training part of {self.dataset.spec}: {error}") from error
 
-    def _load(self, method: TrainedMethod, classifier: Classifier, seed: int, *, train_now: bool) -> tuple[nn.Module, str]:
+    def _load(
+        self, method: TrainedMethod, classifier: Classifier, seed: int, *, train_now: bool
+    ) -> tuple[nn.Module, str, float]:
         method = method.resolved(classifier.shape).trained_as()
         slot = (method, classifier.weights_digest, seed, classifier.device, classifier.gray.dtype)
         if slot not in self._networks:
@@ -101,7 +107,7 @@ class Checkpoints:
                 words = ["xbench", "fit", method.spec, "--dataset", self.dataset.spec, "--classifier", classifier.name]
                 raise NotApplicable(f"{method.spec} is not trained for this classifier and dataset: run {shlex.join(words)}")
             path = path or fit_to_file(method, classifier, self.train, seed, self.folders[-1])
-            state, _, sha = recipe.read(path)
+            state, about, sha = recipe.read(path)
             network = recipe.network()
             try:
                 network.load_state_dict(state)
@@ -109,7 +115,7 @@ class Checkpoints:
                 raise XbenchError(
                     f"checkpoint {path} does not fit {method.spec}: {str(error).splitlines()[-1].strip()}"
                 ) from error
-            self._networks[slot] = network.eval().requires_grad_(False), sha
+            self._networks[slot] = network.eval().requires_grad_(False), sha, float(about["seconds"])
         return self._networks[slot]
 
 

@@ -31,6 +31,7 @@ class States(Protocol):
 
     def find(self, method: TrainedMethod, classifier: Classifier) -> tuple[nn.Module, str]: ...
     def fit(self, method: TrainedMethod, classifier: Classifier, seed: int) -> tuple[nn.Module, str]: ...
+    def training_seconds(self, method: TrainedMethod, classifier: Classifier) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,13 @@ class Explainer:
         state = self._state(self.method)[1] if isinstance(self.method, TrainedMethod) else None
         return digest([self.method.identity, self.classifier.identity, state, self.seed, str(self.classifier.mean.dtype)])
 
+    @property
+    def training_seconds(self) -> float:
+        """Seconds that the method's network took to train, on whatever machine; 0 for a method that is not trained."""
+        if not isinstance(self.method, TrainedMethod):
+            return 0.0
+        return self._source(self.method).training_seconds(self.method, self.classifier)
+
     def using(self, method: Method) -> Explainer:
         """The same binding with another method (other hyper-parameters)."""
         return dataclasses.replace(self, method=method)
@@ -102,11 +110,15 @@ class Explainer:
         return dataclasses.replace(self, method=method, refit_seed=seed)
 
     def _state(self, method: TrainedMethod) -> tuple[nn.Module, str]:
+        states = self._source(method)
+        if self.refit_seed is None:
+            return states.find(method, self.classifier)
+        return states.fit(method, self.classifier, self.refit_seed)
+
+    def _source(self, method: TrainedMethod) -> States:
         if self.states is None:
             raise XbenchError(f"{method.spec} is a trained method: bind it with a source of trained networks")
-        if self.refit_seed is None:
-            return self.states.find(method, self.classifier)
-        return self.states.fit(method, self.classifier, self.refit_seed)
+        return self.states
 
 
 def check_maps(method: Method, maps: Maps, x: Images) -> Maps:

@@ -84,7 +84,9 @@ def make_filler(spec: str, classifier: Classifier, x: Images, rng: ImageRandom) 
     @torch.no_grad()
     def filler(image: Tensor, step: Tensor, keep: Masks) -> Images:
         fill = restore(x[image], (keep >= 0.5).to(x))
-        return fill + IMPUTATION_NOISE * _step_noise(rng, fill, image, step) if name == "linear" else fill
+        if name == "linear":
+            fill = fill + IMPUTATION_NOISE * rng.normal_at("fill", fill.shape[1:], image, step).to(fill)
+        return fill
 
     return filler
 
@@ -145,12 +147,3 @@ def _checked(file: str, fill: object, images: Images) -> Images:
         found = tuple(fill.shape) if isinstance(fill, Tensor) else type(fill).__name__
         raise XbenchError(f"inpainter {file or 'that ships'} returned {found} for images {tuple(images.shape)}")
     return fill.to(images)
-
-
-def _step_noise(rng: ImageRandom, like: Images, image: Tensor, step: Tensor) -> Images:
-    """Standard normal values for every (image, step)."""
-    noise = torch.empty_like(like)
-    for number in step.unique().tolist():
-        here = step == number
-        noise[here] = rng.normal("fill", like.shape[1:], number)[image[here].cpu()].to(like)
-    return noise

@@ -52,12 +52,15 @@ class Metric(Entry):
         uses_maps: False if the metric asks the explainer for other maps than the method's own.
         needs_boxes: True if it reads ``Batch.boxes``; without them it does not apply.
         target_rule: the class explained, ``Batch.target``: the predicted one, or the image's label.
+        measured: columns that hold what was measured on this machine, such as seconds: no seed gives them again, and results
+            are stored under a key that names the machine.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
     uses_maps: ClassVar[bool] = True
     needs_boxes: ClassVar[bool] = False
     target_rule: ClassVar[Literal["predicted", "label"]] = "predicted"
+    measured: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """Scores of every column, one value per image; ``maps`` (b, h, w) is None where ``uses_maps`` is False."""

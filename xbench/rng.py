@@ -32,6 +32,12 @@ class ImageRandom:
         """Standard normal draws, (b, *shape) float32."""
         return self._stack(stream, step, lambda g: torch.randn(tuple(shape), generator=g))
 
+    def normal_at(self, stream: str, shape: Sequence[int], image: Tensor, step: Tensor) -> Tensor:
+        """The draws of ``normal`` for pairs of a position in ``ids`` and a step, (n,) each: (n, *shape) float32."""
+        pairs = zip(image.tolist(), step.tolist(), strict=True)
+        generators = [_generator(self.seed, self.ids[i], stream, number) for i, number in pairs]
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+
     def uniform(self, stream: str, shape: Sequence[int], step: int = 0) -> Tensor:
         """Uniform draws in [0, 1), (b, *shape) float32."""
         return self._stack(stream, step, lambda g: torch.rand(tuple(shape), generator=g))

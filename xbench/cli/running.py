@@ -57,7 +57,7 @@ def plan(
     batch_size: BatchOption = None,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
-    from xbench.run.plan import measured_speed
+    from xbench.run.machine import measured_speed
 
     method = named(method, methods)
     made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings)
@@ -116,7 +116,7 @@ def run(
     Several runs on one store, on one machine or on many that share its folder, divide the work among themselves.
     """
     from xbench.cli.boards import show_and_write
-    from xbench.run.plan import measured_speed
+    from xbench.run.machine import measured_speed
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 

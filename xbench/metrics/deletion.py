@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import make_filler
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.ranking import ranks
-from xbench.perturb import probability_of, stream
+from xbench.metrics._removal import area_under_curve, removed_counts
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
 from xbench.types import Maps
-
-STEPS = 28
 
 
 @METRICS.register("deletion")
@@ -42,25 +38,9 @@ class Deletion(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""
         assert maps is not None
-        _, h, w = maps.shape
-        removed = removed_counts(h * w).to(maps.device)
-        rng = ImageRandom(explainer.seed, batch.ids)
-        order = ranks(maps, rng.uniform("ties", (h * w,)))
-
-        def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            return (order[image] >= removed[step, None]).view(-1, 1, h, w)
-
-        classifier = explainer.classifier
-        fill = make_filler("gray", classifier, batch.x, rng)
-        curve = stream(classifier, batch.x, len(removed), mask_of, fill, probability_of(batch.target))
-        return Scored({"auc": torch.trapezoid(curve, removed.to(curve) / (h * w), dim=1)}, {"probability": curve})
+        fill = make_filler("gray", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
+        return area_under_curve(explainer, batch, maps, torch.ge, fill)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """One forward pass per point of the curve."""
         return Passes(forward=len(removed_counts(classifier.shape[1] * classifier.shape[2])))
-
-
-def removed_counts(pixels: int) -> Tensor:
-    """Pixels removed at every point of the curve, int64: 0, then steps of ceil(pixels / 28), at last all ``pixels``."""
-    step = -(-pixels // STEPS)
-    return torch.tensor([*range(0, pixels, step), pixels])

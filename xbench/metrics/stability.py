@@ -71,6 +71,7 @@ class Stability(Metric):
     calls: int = 10
     random_search: bool = False
 
+    version: ClassVar[int] = 2
     columns: ClassVar[tuple[Column, ...]] = (
         Column("lipschitz", "Local Lipschitz, lower bound", False),
         Column("lipschitz_raw", "Local Lipschitz of raw maps, lower bound", None),

@@ -88,3 +88,20 @@ def _cubic(distance: Tensor) -> Tensor:
     near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance.square() + 1
     far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+
+
+def pixel_extents(boxes: Tensor) -> Tensor:
+    """First and last column and row (..., 4) of the pixels whose centre lies in each box (..., 4): x0, y0, x1, y1, inclusive.
+
+    A box that holds no centre has its last before its first.
+    """
+    return torch.cat([(boxes[..., :2] - 0.5).ceil(), (boxes[..., 2:] - 0.5).ceil() - 1], -1)
+
+
+def union_masks(truths: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Whether a pixel's centre lies in any of the image's boxes (k_i, 4): (b, height, width) bool."""
+    padded = pad_sequence([torch.cat([truth, truth.new_zeros(1, 4)]) for truth in truths], batch_first=True)
+    x0, y0, x1, y1 = pixel_extents(padded)[..., None].unbind(2)
+    column, row = (torch.arange(size, device=padded.device) for size in (width, height))
+    across, down = (column >= x0) & (column <= x1), (row >= y0) & (row <= y1)
+    return (down[..., None] & across[:, :, None]).any(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from xbench.metric import METRICS, Metric
 from xbench.registry import digest
 from xbench.rng import ImageRandom
 from xbench.run.cells import Cell, Plan
+from xbench.run.machine import hardware
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
 from xbench.subset import DATASETS, Subset
@@ -87,6 +87,8 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
         "precision": "float32",
         "seed": suite.seed,
     }
+    if metric.measured:
+        identity["machine"] = [hardware(str(classifier.device)), classifier.batch_size]
     if heldout:
         identity["heldout"] = plan.heldout.digest(heldout)
     key = digest(identity)
@@ -128,29 +130,6 @@ def check_match(subset: Subset, classifier: Classifier) -> None:
     if subset.label_space != classifier.label_space:
         given_labels, own = subset.label_space, classifier.label_space
         raise XbenchError(f"subset {subset.name!r} has labels {given_labels!r}, classifier {classifier.name!r} has {own!r}")
-
-
-def measured_speed(classifier: Classifier) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a backward pass on top, measured in a moment on its device."""
-    passes = classifier.passes.copy()
-    x = torch.rand((classifier.batch_size, *classifier.shape), device=classifier.device)
-    forward = _median_seconds(lambda: classifier.probabilities(x)) / len(x)
-    x.requires_grad_()
-    both = _median_seconds(lambda: torch.autograd.grad(classifier(x).sum(), x)) / len(x)
-    classifier.passes = passes
-    return forward, max(both - forward, 0.0)
-
-
-def _median_seconds(call: object) -> float:
-    assert callable(call)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[1:])[1]
 
 
 def _draws(draws: Draws | None, images: int, seed: int) -> tuple[tuple[int, ...], ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
-import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from xbench import __version__
 from xbench.errors import NotApplicable, XbenchError
 from xbench.explainer import Explainer
 from xbench.guard import Guard, deadline
@@ -23,6 +20,7 @@ from xbench.metric import METRICS, Metric, Scored
 from xbench.result import Result
 from xbench.run.cells import Cell, Plan, Task, chunks
 from xbench.run.claims import claim
+from xbench.run.machine import machine
 from xbench.run.progress import ELSEWHERE, Progress
 from xbench.store import StoreError
 from xbench.subset import Batch
@@ -235,12 +233,3 @@ def _total(records: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             total[name] = sum(values) if name.startswith("seconds") else first
     return total
-
-
-@functools.cache
-def machine(device: str) -> dict[str, str]:
-    """Device, processor and versions, for a result's record."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    versions = {package: importlib.metadata.version(package) for package in ("torch", "captum", "numpy")}
-    own = {"python": platform.python_version(), "xbench": __version__}
-    return {"device": device, "name": name, "threads": str(torch.get_num_threads()), **own, **versions}

@@ -30,6 +30,7 @@ def check_metric(spec: str) -> None:
     a search amplifies rounding); passes counted as ``cost`` says; classifier, images and maps left as found; constant maps. A
     metric that calibrates itself is checked as it is after its calibration on four other images, which must leave nothing to
     choose, give the same twice, and count as ``calibration_cost`` says. Boxes are there only if it declares ``needs_boxes``.
+    The columns that it declares to be ``measured`` need not be equal from call to call.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter; an exception of the
     metric is not caught.
@@ -42,6 +43,8 @@ def _findings(metric: Metric) -> Iterator[str]:
     names = [column.name for column in metric.columns]
     if not names or len(set(names)) < len(names):
         yield f"columns must be named and different: {names}"
+    if metric.measured - set(names):
+        yield f"measured names no column: {sorted(metric.measured - set(names))}"
     methods = _methods(metric)
     if not methods:
         yield "applies to no registered method that needs no training, so that its scores are not checked"
@@ -118,7 +121,7 @@ def _with(metric: Metric, method: Method) -> Iterator[str]:
         yield f"{where}: {used} counted for {len(batch)} images, cost() says {expected}"
     with global_seed(2):
         again = metric(explainer, batch, maps)
-    for name in scored.scores:
+    for name in scored.scores.keys() - metric.measured:
         if not torch.allclose(again.scores[name], scored.scores[name], rtol=0, atol=0, equal_nan=True):
             yield f"{where}: two calls with the same seed give different {name}"
     if maps is not None:
@@ -163,7 +166,8 @@ def _batches(metric: Metric, method: Method, dtype: torch.dtype, tolerance: floa
     whole = metric(explainer, batch, maps).scores
     explainer.classifier.batch_size = 5
     singles = [metric(explainer, _part(batch, i), None if maps is None else maps[i : i + 1]).scores for i in range(len(batch))]
-    for name, values in whole.items():
+    for name in whole.keys() - metric.measured:
+        values = whole[name]
         parts = torch.cat([single[name] for single in singles])
         if not torch.allclose(parts, values, rtol=tolerance, atol=tolerance, equal_nan=True):
             far, where = float((parts - values).abs().max()), f"{metric.spec} of {method.spec}"

@@ -1,0 +1,93 @@
+"""Infidelity: does a map predict how much the class's logit changes when the image is disturbed?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from xbench.classifier import Classifier, Passes
+from xbench.explainer import Explainer
+from xbench.method import Method
+from xbench.metric import METRICS, Column, Metric, Scored
+from xbench.perturb import stream
+from xbench.rng import ImageRandom
+from xbench.subset import Batch
+from xbench.types import Images, Logits, Maps, Masks
+
+
+@METRICS.register("infidelity")
+@dataclass(frozen=True)
+class Infidelity(Metric):
+    """Mean of (I . g(x) - (f_c(x) - f_c(x - I)))^2 over Gaussian perturbations I of the image; lower = better.
+
+    - ``scaled``: the map g(x) is first multiplied by the factor of its own that makes the mean smallest; a map of zeros is left
+      as it is. In squared logits, like the next.
+    - ``infidelity``: the map as it is. Reported and not ranked, because a map's unit is its method's own (own decision).
+
+    f_c is the logit of the class, before the softmax (own decision). I is N(0, ``std``) for every pixel and channel; x - I is
+    not clipped to [0, 1], else the image would not change by I. A map has one value a pixel, which counts for each of its
+    channels: I . g(x) is the sum over pixels of g(x) times the sum of I over the channels, as in Captum for the map expanded to
+    the image's shape. The best factor may be negative: a map and its negative have the same ``scaled``.
+
+    Source: Yeh et al. 2019, https://arxiv.org/abs/1901.09392, definition 2.1, section 2.3 on the factor; as
+    ``captum.metrics.infidelity``.
+
+    Args:
+        std: of the perturbations, in [0, 1] pixel units, above 0 (own decision: 0.03).
+        draws: perturbations per image, at least 1 (own decision: 50); the factor is chosen on the same draws, so that few of
+            them make ``scaled`` too small.
+
+    Raises ValueError for a parameter out of range.
+    """
+
+    std: float = 0.03
+    draws: int = 50
+
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("scaled", "Infidelity, optimally scaled", False),
+        Column("infidelity", "Infidelity", None),
+    )
+    quick: ClassVar[dict[str, Any]] = {"draws": 4}
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}")
+
+    def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
+        """Both scores (b,)."""
+        assert maps is not None
+        x = batch.x
+        rng = ImageRandom(explainer.seed, batch.ids)
+        claimed = maps.new_zeros(len(x), self.draws + 1, dtype=torch.float64)
+
+        def perturbed(image: Tensor, step: Tensor, _keep: Masks) -> Images:
+            # Step 0 is the image itself. I . g(x) is noted here, where the perturbation is at hand.
+            noise = self.std * rng.normal_at("perturbation", x.shape[1:], image, step).to(x) * (step > 0).view(-1, 1, 1, 1)
+            claimed[image, step] = (maps[image].double() * noise.sum(1)).sum((1, 2))
+            return x[image] - noise
+
+        def nothing(image: Tensor, _step: Tensor) -> Tensor:
+            return x.new_zeros(len(image), 1, 1, 1)
+
+        def logit(logits: Logits, image: Tensor) -> Tensor:
+            return logits.gather(1, batch.target[image, None])[:, 0].double()
+
+        f = stream(explainer.classifier, x, self.draws + 1, nothing, perturbed, logit)
+        changed, claimed = f[:, :1] - f[:, 1:], claimed[:, 1:]
+        square = claimed.square().sum(1)
+        factor = torch.where(square > 0, (claimed * changed).sum(1) / square.clamp_min(torch.finfo(square.dtype).tiny), 0)
+        return Scored(
+            {
+                "scaled": (factor[:, None] * claimed - changed).square().mean(1),
+                "infidelity": (claimed - changed).square().mean(1),
+            }
+        )
+
+    def cost(self, method: Method, classifier: Classifier) -> Passes:
+        """One forward pass per perturbation, and one of the image."""
+        return Passes(forward=self.draws + 1)
