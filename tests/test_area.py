@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from given_maps import in_order, linear, maps_of, sharp_classifier
+from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from xbench import METRICS, Method, XbenchError
@@ -18,51 +19,13 @@ from xbench.metric import Scored
 from xbench.metrics.area import Area
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.testing import tiny_batch, tiny_classifier
+from xbench.testing import tiny_batch
 
 RANKED = ["probability", "logit", "kl"]
 
 
-def sharp_classifier(shape: tuple[int, int, int] = (1, 28, 28)) -> Classifier:
-    """The tiny classifier with larger logits, so that removing pixels matters."""
-    classifier = tiny_classifier(shape)
-    with torch.no_grad():
-        classifier.module.fc.weight.mul_(30)
-    return classifier
-
-
-def maps_of(batch: Batch, seed: int = 0) -> Tensor:
-    shape = (len(batch), *batch.x.shape[2:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(batch.x)
-
-
 def score(classifier: Classifier, batch: Batch, maps: Tensor, metric: Area | None = None, seed: int = 0) -> Scored:
     return (metric or Area())(Explainer(Method(), classifier, seed), batch, maps)
-
-
-def part(batch: Batch, index: list[int]) -> Batch:
-    return Batch([batch.ids[i] for i in index], batch.x[index], batch.label[index], batch.target[index])
-
-
-def linear(weight: Tensor) -> Classifier:
-    """Two classes: logit 0, and the sum of weight (h, w) times the pixels, whose mean pixel is 0."""
-    h, w = weight.shape
-    layer = nn.Linear(h * w, 2, bias=False, dtype=weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(torch.stack([torch.zeros(h * w), weight.flatten()]))
-    shape = (1, h, w)
-    classifier = Classifier(
-        nn.Sequential(nn.Flatten(), layer),
-        name="linear",
-        shape=shape,
-        classes=2,
-        label_space="two",
-        mean=[0.0],
-        std=[1.0],
-        cam_layer=None,
-        stages=[],
-    )
-    return classifier.to(weight.dtype)
 
 
 def slow(classifier: Classifier, batch: Batch, maps: Tensor, fill: Tensor, seed: int) -> dict[str, Tensor]:
@@ -71,9 +34,7 @@ def slow(classifier: Classifier, batch: Batch, maps: Tensor, fill: Tensor, seed:
     counts = [int(k * pixels / 10 + 0.5) for k in range(11)]
     found: dict[str, list[float]] = {name: [] for name in RANKED}
     for i in range(len(batch)):
-        values = maps[i].flatten().tolist()
-        ties = ImageRandom(seed, [batch.ids[i]]).uniform("ties", (pixels,))[0].tolist()
-        order = sorted(range(pixels), key=lambda p: (-values[p], ties[p]))
+        order = in_order(maps[i], batch.ids[i], seed)
         clean = classifier(batch.x[i : i + 1])[0]
         target = batch.target[i]
         change: dict[str, list[list[float]]] = {name: [[], []] for name in RANKED}
@@ -117,7 +78,7 @@ def test_logit_area_of_a_linear_classifier() -> None:
     """Pixels worth 0, 1, .., n - 1: the m best are worth m (n - m) more than the m worst, at 11 points .165 n^2 in all."""
     worth = torch.randperm(100, generator=torch.Generator().manual_seed(1)).double().view(10, 10)
     batch = Batch(["a"], torch.full((1, 1, 10, 10), 0.5).double(), torch.ones(1).long(), torch.ones(1).long())
-    area = score(linear(2 * worth), batch, worth[None]).scores["logit"]
+    area = score(linear(2 * worth[None]), batch, worth[None]).scores["logit"]
     assert float(area) == pytest.approx(0.165 * 100**2)
 
 
@@ -145,47 +106,6 @@ def test_negated_map_has_the_negative_score() -> None:
     for name in scored:
         assert (scored[name].abs() > 1e-4).all()
         torch.testing.assert_close(negated[name], -scored[name])
-
-
-def test_only_the_order_of_a_map_matters() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps).scores
-    for transformed in (2 * maps + 5, maps - 100, maps.exp()):
-        found = score(classifier, batch, transformed).scores
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_constant_and_one_hot_maps_are_scored_in_the_order_of_the_draws() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    ties = ImageRandom(7, batch.ids).uniform("ties", (784,)).view(4, 28, 28)
-    expected = score(classifier, batch, -ties, seed=7).scores["logit"]
-    for value in (0.0, -1.0, 3.0):
-        assert torch.equal(score(classifier, batch, torch.full((4, 28, 28), value), seed=7).scores["logit"], expected)
-    assert not torch.equal(score(classifier, batch, torch.zeros(4, 28, 28), seed=8).scores["logit"], expected)
-    one_hot = torch.zeros(4, 28, 28)
-    one_hot[:, 14, 14] = 1
-    first = -ties
-    first[:, 14, 14] = 1
-    found = score(classifier, batch, one_hot, seed=7).scores["logit"]
-    assert torch.equal(found, score(classifier, batch, first, seed=7).scores["logit"])
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-@pytest.mark.parametrize("fill", ["gray", "mean-noise"])
-def test_batches_change_nothing(size: int, fill: str) -> None:
-    classifier, metric = sharp_classifier(), Area(fill=fill)
-    batch = tiny_batch(9, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps, metric).scores
-    classifier.batch_size = size
-    whole = score(classifier, batch, maps, metric).scores
-    parts = [score(classifier, part(batch, i.tolist()), maps[i], metric).scores for i in torch.arange(9).split(size)]
-    for name in expected:
-        torch.testing.assert_close(whole[name], expected[name], rtol=0, atol=1e-5)
-        torch.testing.assert_close(torch.cat([each[name] for each in parts]), expected[name], rtol=0, atol=1e-5)
 
 
 def test_every_fill_costs_twenty_passes_and_scores_differently() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from given_maps import in_order, maps_of, sharp_classifier
 from perturbed import affine
 from torch import Tensor
 
@@ -17,30 +18,13 @@ from xbench.metric import Scored
 from xbench.metrics.game import Game
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.testing import tiny_batch, tiny_classifier
+from xbench.testing import tiny_batch
 
 COLUMNS = ["insertion", "deletion", "overall"]
 
 
-def sharp_classifier(shape: tuple[int, int, int] = (1, 28, 28)) -> Classifier:
-    """The tiny classifier with larger logits, so that removing pixels matters."""
-    classifier = tiny_classifier(shape)
-    with torch.no_grad():
-        classifier.module.fc.weight.mul_(30)
-    return classifier
-
-
-def maps_of(batch: Batch, seed: int = 0) -> Tensor:
-    shape = (len(batch), *batch.x.shape[2:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(batch.x)
-
-
 def score(classifier: Classifier, batch: Batch, maps: Tensor, seed: int = 0) -> Scored:
     return Game()(Explainer(Method(), classifier, seed), batch, maps)
-
-
-def part(batch: Batch, index: list[int]) -> Batch:
-    return Batch([batch.ids[i] for i in index], batch.x[index], batch.label[index], batch.target[index])
 
 
 def imputed(x: Tensor, missing: list[int]) -> Tensor:
@@ -74,8 +58,7 @@ def slow(classifier: Classifier, batch: Batch, maps: Tensor, seed: int) -> dict[
     found: dict[str, list[list[float]]] = {"insertion": [], "deletion": []}
     for i in range(len(batch)):
         rng = ImageRandom(seed, [batch.ids[i]])
-        values, ties = maps[i].flatten().tolist(), rng.uniform("ties", (pixels,))[0].tolist()
-        order = sorted(range(pixels), key=lambda p: (-values[p], ties[p]))
+        order = in_order(maps[i], batch.ids[i], seed)
         for game, curve in found.items():
             curve.append([])
             for k, count in enumerate(counts):
@@ -142,47 +125,6 @@ def test_negated_map_swaps_the_games() -> None:
     assert (scored.scores["overall"].abs() > 1e-4).all()
     torch.testing.assert_close(negated.scores["overall"], -scored.scores["overall"], rtol=0, atol=1e-7)
     torch.testing.assert_close(negated.curves["insertion"], scored.curves["deletion"].flip(1), rtol=0, atol=1e-7)
-
-
-def test_only_the_order_of_a_map_matters() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps).scores
-    for transformed in (2 * maps + 5, maps - 100, maps.exp()):
-        found = score(classifier, batch, transformed).scores
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_constant_and_one_hot_maps_are_scored_in_the_order_of_the_draws() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    ties = ImageRandom(7, batch.ids).uniform("ties", (784,)).view(4, 28, 28)
-    expected = score(classifier, batch, -ties, seed=7).scores["overall"]
-    for value in (0.0, -1.0, 3.0):
-        assert torch.equal(score(classifier, batch, torch.full((4, 28, 28), value), seed=7).scores["overall"], expected)
-    assert not torch.equal(score(classifier, batch, torch.zeros(4, 28, 28), seed=8).scores["overall"], expected)
-    one_hot = torch.zeros(4, 28, 28)
-    one_hot[:, 14, 14] = 1
-    first = -ties
-    first[:, 14, 14] = 1
-    found = score(classifier, batch, one_hot, seed=7).scores["overall"]
-    assert torch.equal(found, score(classifier, batch, first, seed=7).scores["overall"])
-    assert not torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_batches_change_nothing(size: int) -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps).scores
-    classifier.batch_size = size
-    whole = score(classifier, batch, maps).scores
-    parts = [score(classifier, part(batch, index.tolist()), maps[index]).scores for index in torch.arange(4).split(size)]
-    for name in expected:
-        torch.testing.assert_close(whole[name], expected[name], rtol=0, atol=1e-5)
-        torch.testing.assert_close(torch.cat([each[name] for each in parts]), expected[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 10, 9)])

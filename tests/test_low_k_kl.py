@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from given_maps import in_order, maps_of, sharp_classifier
 from perturbed import affine
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
@@ -18,28 +19,11 @@ from xbench.metric import Scored
 from xbench.metrics.low_k_kl import LowKKL
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.testing import tiny_batch, tiny_classifier
-
-
-def sharp_classifier(shape: tuple[int, int, int] = (1, 28, 28)) -> Classifier:
-    """The tiny classifier with larger logits, so that removing pixels matters."""
-    classifier = tiny_classifier(shape)
-    with torch.no_grad():
-        classifier.module.fc.weight.mul_(30)
-    return classifier
-
-
-def maps_of(batch: Batch, seed: int = 0) -> Tensor:
-    shape = (len(batch), *batch.x.shape[2:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(batch.x)
+from xbench.testing import tiny_batch
 
 
 def score(classifier: Classifier, batch: Batch, maps: Tensor, metric: LowKKL | None = None, seed: int = 0) -> Scored:
     return (metric or LowKKL())(Explainer(Method(), classifier, seed), batch, maps)
-
-
-def part(batch: Batch, index: list[int]) -> Batch:
-    return Batch([batch.ids[i] for i in index], batch.x[index], batch.label[index], batch.target[index])
 
 
 def slow(classifier: Classifier, batch: Batch, maps: Tensor, fill: Tensor, seed: int) -> tuple[list[list[float]], list[float]]:
@@ -47,9 +31,7 @@ def slow(classifier: Classifier, batch: Batch, maps: Tensor, fill: Tensor, seed:
     pixels = maps[0].numel()
     curves, areas = [], []
     for i in range(len(batch)):
-        values = maps[i].flatten().tolist()
-        ties = ImageRandom(seed, [batch.ids[i]]).uniform("ties", (pixels,))[0].tolist()
-        ascending = sorted(range(pixels), key=lambda p: (values[p], -ties[p]))
+        ascending = in_order(maps[i], batch.ids[i], seed)[::-1]
         clean = Categorical(logits=classifier(batch.x[i : i + 1])[0])
         curve, share = [], []
         for k in range(10):
@@ -114,44 +96,6 @@ def test_zero_is_black_and_not_the_mean_pixel() -> None:
     black = dataclasses.replace(batch, x=torch.zeros_like(batch.x))
     assert torch.equal(score(classifier, black, maps_of(batch)).curves["kl"], torch.zeros(2, 10))
     assert (score(classifier, black, maps_of(batch), LowKKL(fill="gray")).curves["kl"][:, 1:] > 0).all()
-
-
-def test_only_the_order_of_a_map_matters() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps).scores["kl"]
-    for transformed in (2 * maps + 5, maps - 100, maps.exp()):
-        assert torch.equal(score(classifier, batch, transformed).scores["kl"], expected)
-    assert not torch.allclose(score(classifier, batch, -maps).scores["kl"], expected)
-
-
-def test_constant_and_one_hot_maps_are_scored_in_the_order_of_the_draws() -> None:
-    classifier = sharp_classifier()
-    batch = tiny_batch(4, classifier)
-    ties = ImageRandom(7, batch.ids).uniform("ties", (784,)).view(4, 28, 28)
-    expected = score(classifier, batch, -ties, seed=7).scores["kl"]
-    for value in (0.0, -1.0, 3.0):
-        assert torch.equal(score(classifier, batch, torch.full((4, 28, 28), value), seed=7).scores["kl"], expected)
-    assert not torch.equal(score(classifier, batch, torch.zeros(4, 28, 28), seed=8).scores["kl"], expected)
-    one_hot = torch.zeros(4, 28, 28)
-    one_hot[:, 14, 14] = 1
-    first = -ties
-    first[:, 14, 14] = 1
-    assert torch.equal(score(classifier, batch, one_hot, seed=7).scores["kl"], score(classifier, batch, first).scores["kl"])
-
-
-@pytest.mark.parametrize(("size", "fill"), [(1, "zero"), (7, "zero"), (3, "linear")])
-def test_batches_change_nothing(size: int, fill: str) -> None:
-    classifier, metric = sharp_classifier(), LowKKL(fill=fill)
-    batch = tiny_batch(9, classifier)
-    maps = maps_of(batch).round()
-    expected = score(classifier, batch, maps, metric).scores["kl"]
-    classifier.batch_size = size
-    torch.testing.assert_close(score(classifier, batch, maps, metric).scores["kl"], expected, rtol=1e-5, atol=1e-5)
-    parts = torch.arange(9).split(size)
-    found = [score(classifier, part(batch, index.tolist()), maps[index], metric).scores["kl"] for index in parts]
-    torch.testing.assert_close(torch.cat(found), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_fill_costs_ten_passes() -> None:

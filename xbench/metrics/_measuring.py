@@ -54,8 +54,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
 
 
 def _synchronise(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _status(name: str) -> float:

@@ -56,13 +56,15 @@ class SensitivityMax(Metric):
         assert maps is not None
         x = batch.x
         rng = ImageRandom(explainer.seed, batch.ids)
-        size = maps.flatten(1).norm(dim=1)
+        # In multiples of a map's largest value, so that squares of tiny or huge values neither vanish nor overflow.
+        unit = maps.abs().amax((1, 2), keepdim=True).double()
+        size = (maps / unit).flatten(1).norm(dim=1)
         changes = []
         for step in range(self.draws):
             moved = x + self.radius * (2 * rng.uniform("ball", x.shape[1:], step) - 1).to(x)
-            change = explainer(moved, batch.target, batch.ids) - maps
+            change = (explainer(moved, batch.target, batch.ids) - maps) / unit
             changes.append(change.flatten(1).norm(dim=1) / size)
-        zero = size == 0
+        zero = unit[:, 0, 0] == 0
         curve = torch.stack(changes, 1).masked_fill(zero[:, None], torch.nan)
         reasons = {"sensitivity_max": {int(i): "map of zeros" for i in zero.nonzero()[:, 0]}}
         return Scored({"sensitivity_max": curve.amax(1)}, {"change": curve}, reasons)
