@@ -97,4 +97,4 @@ class Efficiency(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The method's passes, alone and in a batch, to warm up and for every repeat, and once for the memory."""
-        return method.cost(classifier.shape) * (2 * (1 + self.repeats) + 1)
+        return method.cost_for(classifier) * (2 * (1 + self.repeats) + 1)

@@ -71,4 +71,4 @@ class SensitivityMax(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The method's passes times the draws."""
-        return method.cost(classifier.shape) * self.draws
+        return method.cost_for(classifier) * self.draws
