@@ -63,7 +63,6 @@ def score(method: Method, images: int = 3, repeats: int = 3) -> dict[str, Tensor
 def test_times_are_those_of_one_image_and_of_a_share_of_the_batch() -> None:
     scores = score(Sleeper(call=0.06, image=0.02), images=4)
     assert (scores["seconds_one"] >= 0.08).all()
-    assert (scores["seconds_one"] < 0.2).all()
     assert (scores["seconds_batch"] >= 0.035).all()
     assert (scores["seconds_batch"] < 0.8 * scores["seconds_one"]).all()
     assert len(set(scores["seconds_batch"].tolist())) == 1
@@ -91,15 +90,15 @@ def test_passes_are_those_of_each_image() -> None:
 
 @LINUX
 def test_memory_is_what_the_batch_holds_at_its_peak() -> None:
-    assert float(score(Sleeper(mib=96))["memory"][0]) == pytest.approx(96, abs=8)
-    assert float(score(Sleeper(mib=1))["memory"][0]) < 16, "what was freed before is not counted"
+    assert float(score(Sleeper(mib=96), repeats=1)["memory"][0]) == pytest.approx(96, abs=8)
+    assert float(score(Sleeper(mib=1), repeats=1)["memory"][0]) < 16, "what was freed before is not counted"
 
 
 @LINUX
 def test_freed_memory_is_counted_again() -> None:
     for _ in range(2):
         assert peak_memory(lambda: torch.ones(64 * 2**18), CPU) == pytest.approx(64, abs=8)
-        assert peak_memory(lambda: [torch.ones(2**10) for _ in range(2**13)], CPU) == pytest.approx(32, abs=12)
+        assert peak_memory(lambda: [torch.ones(2**10) for _ in range(2**12)], CPU) == pytest.approx(16, abs=8)
 
 
 def test_without_a_way_to_tell_memory_has_no_value(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,21 @@ def test_linear_imputation_solves_its_equations(size: tuple[int, int], dtype: to
     assert torch.equal(found[(keep == 1).expand_as(x)], x.to(dtype)[(keep == 1).expand_as(x)])
 
 
+@pytest.mark.parametrize("size", [(28, 28), (17, 40), (9, 8), (224, 224)])
+def test_no_equation_misses_by_a_millionth(size: tuple[int, int]) -> None:
+    """In float32, of all masks, images and channels at once: every missing pixel against its neighbours' weighted mean."""
+    keep = torch.cat([random_masks([0.9, 0.3, 0.02], *size), torch.stack(list(shapes(*size).values()))[:, None].double()])
+    keep[:, :, 0, -1] = 1
+    found = linear_imputation(images(len(keep), 3, *size).float(), keep.float()).double()
+    padded = torch.nn.functional.pad(found, (1, 1, 1, 1))
+    inside = torch.nn.functional.pad(torch.ones(1, 1, *size).double(), (1, 1, 1, 1))
+    residual = torch.zeros_like(found)
+    for i, j in [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]:
+        place = (..., slice(i, i + size[0]), slice(j, j + size[1]))
+        residual += inside[place] * (found - padded[place]) * (1 / 12 if i != 1 and j != 1 else 1 / 6)
+    assert (residual.abs() * (keep < 0.5)).max() < 1e-6
+
+
 def test_linear_imputation_of_large_images() -> None:
     hard = shapes(224, 224)
     keep = torch.cat([random_masks([0.001], 224, 224), torch.stack([hard["wall"], hard["block"]])[:, None].double()])

@@ -88,7 +88,7 @@ def test_maps_that_do_not_change_and_maps_of_zeros() -> None:
     batch = images(4)
 
     def flat(x: Tensor, y: Tensor, rng: ImageRandom) -> Tensor:
-        return torch.ones_like(x[:, 0]) * torch.tensor([1.0, 0.0, -2.0, 1e-300]).to(x).view(-1, 1, 1)
+        return torch.ones_like(x[:, 0]) * torch.tensor([1.0, 0.0, -2.0, 1e-300], dtype=x.dtype).view(-1, 1, 1)
 
     scored = score(Fake(flat), batch)
     assert scored.scores["sensitivity_max"].isnan().tolist() == [False, True, False, False]

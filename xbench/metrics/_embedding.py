@@ -122,13 +122,13 @@ def _likeliest(apart: Array, y: Array) -> Array:
         scales = chosen + np.linspace(-1, 1, 9)[:, None] * step
     below, here, above = (likelihood[inside + i, every] for i in (-1, 0, 1))
     bend = np.minimum(below - 2 * here + above, -1e-12)
-    return np.exp(chosen + step * ((below - above) / 2 / bend).clip(-1, 1))
+    likeliest: Array = np.exp(chosen + step * ((below - above) / 2 / bend).clip(-1, 1))
+    return likeliest
 
 
 def _whitened(apart: Array, y: Array, scales: Array) -> tuple[Array, Array]:
     """The Cholesky factors (..., b, n, n) of the kernel matrices at length scales (..., b), and their solutions for ``y``."""
-    kernels = matern(apart / scales[..., None, None]) + NUGGET * np.eye(apart.shape[-1])
-    factors = np.linalg.cholesky(kernels)
+    factors: Array = np.linalg.cholesky(matern(apart / scales[..., None, None]) + NUGGET * np.eye(apart.shape[-1]))
     return factors, np.linalg.solve(factors, y)
 
 
