@@ -33,9 +33,7 @@ def analysis(make: Callable[[], Figure]) -> Callable[[], Figure]:
     return make
 
 
-def batch_of(
-    network: Classifier, dataset: str, part: str = "evaluation", count: int | None = None, ids: Sequence[str] = ()
-) -> Batch:
+def batch_of(dataset: str, part: str = "evaluation", count: int | None = None, ids: Sequence[str] = ()) -> Batch:
     """Images of a part of a dataset, the first ``count`` or those named; the class explained is the label."""
     subset = DATASETS.make(dataset).load(part)  # type: ignore[arg-type]
     names = list(ids or subset.first(count))
@@ -62,11 +60,11 @@ def top1() -> Figure:
     sets = {
         "30 digits, 49 samples each": (
             classifier(),
-            batch_of(classifier(), "mnist", count=30),
+            batch_of("mnist", count=30),
             50,
             ("gray", "zero", "blur", "inpaint"),
         ),
-        "6 photos, 39 samples each": (network, batch_of(network, "photos", count=6), 40, ("gray", "blur", "local-mean")),
+        "6 photos, 39 samples each": (network, batch_of("photos", count=6), 40, ("gray", "blur", "local-mean")),
     }
     for panel, (title, (explained, batch, samples, fills)) in zip(axes, sets.items(), strict=True):
         for fill in fills:
@@ -87,7 +85,7 @@ def top1() -> Figure:
 @analysis
 def outside() -> Figure:
     """The change of probability by patches that touch no box, by fill and size of the patch, on 20 digits."""
-    batch = batch_of(classifier(), "mnist", count=20)
+    batch = batch_of("mnist", count=20)
     drawn = Figure(figsize=(4.6, 3.2), layout="constrained")
     panel = drawn.subplots()
     fills, sizes = ("gray", "noise", "blur", "local-mean", "inpaint"), (2, 3, 4)
@@ -104,7 +102,7 @@ def outside() -> Figure:
     panel.set_yscale("log")
     panel.set_xlabel("side of the patch, px")
     panel.set_ylabel("mean |change of p|")
-    panel.legend(fontsize=7)
+    drawn.legend(loc="outside right center", fontsize=7)
     return drawn
 
 
@@ -112,7 +110,7 @@ def outside() -> Figure:
 def row() -> Figure:
     """Probability along a row of patches through the object, by fill, after figure 7 of the G paper."""
     network = photo_classifier()
-    batch = batch_of(network, "photos", ids=PHOTOS)
+    batch = batch_of("photos", ids=PHOTOS)
     assert batch.boxes is not None
     drawn = Figure(figsize=(9, 4.4), layout="constrained")
     axes = drawn.subplots(2, len(batch))
@@ -152,27 +150,24 @@ def row() -> Figure:
 @analysis
 def alpha() -> Figure:
     """Localisation error against the threshold on 40 held-out digits, after figure S6 of the G paper."""
-    batch = batch_of(classifier(), "mnist", "heldout", count=40)
+    batch = batch_of("mnist", "heldout", count=40)
     drawn = Figure(figsize=(6, 3.8), layout="constrained")
     panel = drawn.subplots()
-    pairs = {"sliding-patch": "SP", "lime": "LIME", "mp2": "MP2"}
-    specs = {label: name for name, label in pairs.items()}
-    specs |= {f"{label}-G": f'{name}(fill="inpaint")' for name, label in pairs.items()}
+    specs = {"SP": "sliding-patch", "LIME": "lime", "MP2": "mp2"}
+    specs |= {f"{label}-G": f'{name}(fill="inpaint")' for label, name in specs.items()}
     specs |= {"GradCAM": "gradcam", "VP": "vp", "Random": "random", "Centre": "centre"}
+    colours = dict(zip(["SP", "LIME", "MP2", "GradCAM", "VP", "Random", "Centre"], range(7), strict=True))
     for label, spec in specs.items():
         explainer = Explainer(METHODS.make(spec), classifier(), states=checkpoints())
         iou = METRICS.make("localisation(alpha=0.5)")(explainer, batch, explainer.maps(batch)).curves["iou"]
         error = misses(iou).mean(0)
         best = int(error.argmin())
         print(f"alpha, {label}: lowest error {float(error[best]):.3f} at alpha {ALPHAS[best]:.2f}")
-        colour = (
-            f"C{list(pairs.values()).index(label.removesuffix('-G'))}" if label.removesuffix("-G") in pairs.values() else None
-        )
-        style = "--" if label.endswith("-G") else ":" if label in ("Random", "Centre") else "-"
-        panel.plot(ALPHAS, error, style, color=colour, label=label)
+        style = "--" if label.endswith("-G") else ":" if METHODS.make(spec).control else "-"
+        panel.plot(ALPHAS, error, style, color=f"C{colours[label.removesuffix('-G')]}", label=label)
     panel.set_xlabel("threshold alpha, share of the map's maximum")
     panel.set_ylabel("localisation error, 40 held-out digits")
-    panel.legend(fontsize=6, ncol=2)
+    drawn.legend(loc="outside right center", fontsize=7)
     return drawn
 
 
@@ -181,9 +176,13 @@ def deletion_preservation() -> Figure:
     """The object filled in (deletion) and everything else filled in (preservation), after figure 2 of the G paper."""
     network = photo_classifier()
     sets = [
-        (classifier(), batch_of(classifier(), "mnist", count=3), ("gray", "blur", "inpaint")),
-        (network, batch_of(network, "photos", ids=PHOTOS), ("gray", "blur", "telea")),
+        (classifier(), batch_of("mnist", count=3), ("gray", "blur", "inpaint")),
+        (network, batch_of("photos", ids=PHOTOS), ("gray", "blur", "telea")),
     ]
+    photos = batch_of("photos")
+    blurred = replaced(photos.x, torch.zeros_like(photos.x[:, :1]), "blur", network, ImageRandom(0, photos.ids))
+    p = network.probabilities(blurred).gather(1, photos.target[:, None])
+    print(f"deletion_preservation: mean p of {len(photos)} photos blurred as a whole {float(p.mean()):.2f}")
     left = [
         "image",
         *(f"{goal}\n{fill}" for goal in ("deletion", "preservation") for fill in ("gray", "blur", "inpaint / telea")),
@@ -212,7 +211,7 @@ def draw(panel: object, image: Tensor, p: float) -> None:
 @analysis
 def area_curves() -> Figure:
     """Probability as the top and the low k % of the pixels are replaced by gray, 100 digits, after figure 4 of the VP paper."""
-    batch = batch_of(classifier(), "mnist", count=100)
+    batch = batch_of("mnist", count=100)
     drawn = Figure(figsize=(9, 3.2), layout="constrained")
     axes = drawn.subplots(1, 3, sharey=True)
     names = ["vp", "nvp", "l2x", "gradient", "integrated-gradients", "gradcam", "rise", "intensity", "random"]
