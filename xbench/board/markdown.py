@@ -149,6 +149,8 @@ def _cell(row: Any, digits: int, footnotes: dict[str, str]) -> str:
         return nan
     mean, low, high = numbers([row["mean"], row.low, row.high], digits)
     rank = "" if pd.isna(row["rank"]) else f"**({row['rank']})**"
+    if rank and pd.notna(row["rank_low"]) and row["rank_low"] < row["rank_high"]:
+        rank += f" {row['rank_low']}-{row['rank_high']}"
     return " ".join(part for part in (f"{mean} [{low}, {high}]", rank, nan) if part)
 
 
