@@ -11,6 +11,7 @@ import pandas as pd
 from xbench.board.columns import ColumnScores, compare_columns, ranked_scores, with_ranges
 from xbench.board.rank_intervals import mean_rank_intervals
 from xbench.board.ranks import RankMatrix, rank_matrix
+from xbench.board.reliability import correlations, reliability
 from xbench.board.significance import Comparison
 from xbench.board.table import Key, image_table, keyed, ranks_of, summary_table
 from xbench.errors import XbenchError
@@ -70,6 +71,16 @@ class Board:
     def rank_intervals(self) -> pd.DataFrame:
         """95 % intervals of the mean ranks: ``low`` and ``high`` by method; see ``mean_rank_intervals``."""
         return mean_rank_intervals(list(self.scores.values()))
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """How far each ranked column can be trusted; see ``xbench.board.reliability.reliability``."""
+        return reliability(self.scores, self.comparisons, self.results, self.repeats)
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """Kendall's tau between the ranked columns; see ``xbench.board.reliability.correlations``."""
+        return correlations(self.summary)
 
     @cached_property
     def parts(self) -> dict[str, Board]:
