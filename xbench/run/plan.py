@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -120,8 +120,7 @@ class Plan:
         if not fits or not isinstance(cell.method, TrainedMethod):
             return Passes()
         reduced = cell.method.replace(**cell.method.refit)
-        images: int = fits * reduced.epochs * len(self.checkpoints.train)
-        return reduced.fit_cost(self.classifier.shape) * images
+        return reduced.fit_cost(self.classifier.shape) * (fits * reduced.epochs * len(self.checkpoints.train))
 
     def map_passes(self, cells: Sequence[Cell]) -> Passes:
         """Passes for the stored maps that the cells read, each made once however many of them read it."""
@@ -149,6 +148,8 @@ class Plan:
             reason=cell.not_applicable,
             ids=list(cell.ids),
             draws=[list(draw) for draw in cell.draws],
+            curve_axis=cell.metric.curve_axis,
+            map_passes=float("nan") if cell.not_applicable else cell.method.cost(self.classifier.shape).total,
         )
 
 
@@ -179,8 +180,8 @@ def make_plan(
         if run.images is not None and run.images > len(subset):
             store.report(f"{run.spec}: the suite asks for {run.images} images, {subset.name} has {len(subset)}: all are taken")
     bound = Plan(suite, classifier, subset, checkpoints, store, limit)
-    chosen = list(methods) or ([] if suite.methods == "all" else suite.methods)
-    specs = [METHODS.make(spec) for spec in dict.fromkeys(chosen)]
+    chosen = dict.fromkeys(methods or ([] if suite.methods == "all" else suite.methods))
+    specs = [METHODS.make(spec) for spec in chosen]
     if not chosen:
         every = [METHODS.make(name) for name in METHODS.names()]
         specs = [method for method in every if suite.affordable(method, classifier.shape)]
@@ -259,11 +260,11 @@ def load_classifier(spec: str, device: str) -> Classifier:
 def check_match(subset: Subset, classifier: Classifier) -> None:
     """XbenchError unless the subset's images and labels are the classifier's."""
     if subset.shape != classifier.shape:
-        given, taken = subset.shape, classifier.shape
-        raise XbenchError(f"subset {subset.name!r} has images {given}, classifier {classifier.name!r} takes {taken}")
+        taken = f"classifier {classifier.name!r} takes {classifier.shape}"
+        raise XbenchError(f"subset {subset.name!r} has images {subset.shape}, {taken}")
     if subset.label_space != classifier.label_space:
-        given_labels, own = subset.label_space, classifier.label_space
-        raise XbenchError(f"subset {subset.name!r} has labels {given_labels!r}, classifier {classifier.name!r} has {own!r}")
+        own = f"classifier {classifier.name!r} has {classifier.label_space!r}"
+        raise XbenchError(f"subset {subset.name!r} has labels {subset.label_space!r}, {own}")
 
 
 def measured_speed(classifier: Classifier) -> tuple[float, float]:
@@ -277,8 +278,7 @@ def measured_speed(classifier: Classifier) -> tuple[float, float]:
     return forward, max(both - forward, 0.0)
 
 
-def _median_seconds(call: object) -> float:
-    assert callable(call)
+def _median_seconds(call: Callable[[], object]) -> float:
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
