@@ -96,11 +96,12 @@ class Store:
             fresh = compute(missing).cpu()
             names = [ids[i] for i in missing]
             path = folder / f"{digest(names)[:16]}.safetensors"
-            try:
-                save_weights(path, {"maps": fresh}, {"ids": names})
-            except OSError as error:
-                raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
-            self._index[folder].update(dict.fromkeys(names, path))
+            if self._writes:
+                try:
+                    save_weights(path, {"maps": fresh}, {"ids": names})
+                except OSError as error:
+                    raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+                self._index[folder].update(dict.fromkeys(names, path))
             found.update(zip(names, fresh, strict=True))
         return torch.stack([found[image] for image in ids])
 

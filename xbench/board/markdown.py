@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from xbench.board.board import Board
+from xbench.board.comparing import advantage
 from xbench.board.markdown_ranks import mean_rank, rank_sections
 from xbench.board.markdown_trust import trust_section
 from xbench.board.markup import escape, fenced, link, place, table
-from xbench.board.paired import advantages, against_controls
+from xbench.board.paired import against_controls
 from xbench.board.reliability import cannot_separate
 from xbench.board.statistics import RESAMPLES
 from xbench.board.table import NAN_LIMIT, Key
@@ -110,7 +111,7 @@ def control_tables(board: Board) -> str:
         digits = decimals(column["mean"])
         controls = [m for m in board.ordered if m in ours.index.unique("other")]
         methods = [m for m in board.ordered if m in ours.index.unique("method")]
-        rows = [[escape(names[m]), *(_advantage(ours.loc[(m, c)], digits) for c in controls)] for m in methods]
+        rows = [[escape(names[m]), *(advantage(ours.loc[(m, c)], digits) for c in controls)] for m in methods]
         title = f"{place(key, board)}{escape(key.metric)}: {escape(column.iloc[0].title)}"
         parts.append(f"{title}\n\n{table(rows, ['method', *(escape(names[c]) for c in controls)], left=1)}")
     if not parts:
@@ -135,31 +136,6 @@ def _cell(row: Any, digits: int, footnotes: dict[str, str]) -> str:
     if rank and pd.notna(row["rank_low"]) and row["rank_low"] < row["rank_high"]:
         rank += f" {row['rank_low']}-{row['rank_high']}"
     return " ".join(part for part in (f"{mean} [{low}, {high}]", rank, nan) if part)
-
-
-def comparison(board: Board, first: str, second: str) -> str:
-    """Two methods side by side: their means and how much better the first is, with 95 % intervals, as a table."""
-    results = {(result.metric, result.method): result for result in board.results}
-    metrics = list(dict.fromkeys(result.metric for result in board.results))
-    paired = advantages((results[metric, first], results[metric, second]) for metric in metrics)
-    rows = []
-    for _, row in paired.iterrows():
-        key = Key(*(str(row[field]) for field in Key._fields))
-        column = board.columns[key]
-        digits = decimals(column["mean"])
-        title = f"{escape(key.metric)}: {escape(column.iloc[0].title)}{ARROWS[column.iloc[0].direction]}"
-        means = numbers(column["mean"].loc[[first, second]].tolist(), digits)
-        rows.append([title, *means, _advantage(row, digits), f"{row.n:.0f}"])
-    header = ["score", escape(first), escape(second), "first better by", "images"]
-    return table(rows, header, left=1)
-
-
-def _advantage(row: Any, digits: int) -> str:
-    if pd.isna(row["mean"]):
-        return "-"
-    mean, low, high = numbers([row["mean"], row.low, row.high], digits)
-    text = f"{mean} [{low}, {high}]"
-    return f"**{text}**" if row.low > 0 else f"*{text}*" if row.high < 0 else text
 
 
 def _mark(text: str, footnotes: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ DatasetOption = Annotated[
     typer.Option("--dataset", help="Another dataset than the suite's, by spec, with the classifier that belongs to it."),
 ]
 ClassifierOption = Annotated[str | None, typer.Option("--classifier", "-c", help="Another classifier, by spec.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the suite's; its board is called so.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 BatchOption = Annotated[
     int | None,
@@ -58,9 +59,10 @@ def command_of(
     limit: int | None = None,
     dataset: str | None = None,
     classifier: str | None = None,
+    seed: int | None = None,
 ) -> str:
     """The command that computes what a board shows, to be printed on it."""
-    options = {"--limit": limit, "--dataset": dataset, "--classifier": classifier}
+    options = {"--limit": limit, "--dataset": dataset, "--classifier": classifier, "--seed": seed}
     words = ["xbench", "run", "--suite", suite]
     for method in methods or ():
         words += ["-m", method]
@@ -80,6 +82,7 @@ def plan_of(
     batch_size: int | None = None,
     *,
     create: bool = True,
+    seed: int | None = None,
 ) -> Plan:
     """The plan that a command's options describe; ``create`` is False for commands that only read a store."""
     from xbench.run.plan import make_plan
@@ -87,5 +90,7 @@ def plan_of(
     from xbench.store import Store
 
     chosen = load_suite(suite).on(dataset, classifier)
+    if seed is not None and seed != chosen.seed:
+        chosen = chosen.model_copy(update={"seed": seed, "name": f"{chosen.name}-seed-{seed}"})
     opened = Store(store, warn, create=create)
     return make_plan(chosen, opened, methods=methods or (), limit=limit, device=device, batch_size=batch_size)

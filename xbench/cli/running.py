@@ -17,6 +17,7 @@ from xbench.cli.common import (
     DeviceOption,
     LimitOption,
     MethodsOption,
+    SeedOption,
     StoreOption,
     SuiteOption,
     command_of,
@@ -39,11 +40,12 @@ def plan(
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.plan import measured_speed
 
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, seed=seed)
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
         table.add_column(title, overflow="fold")
@@ -78,6 +80,7 @@ def run(
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was."""
     from xbench.cli.boards import show_and_write
@@ -86,12 +89,12 @@ def run(
     from xbench.run.runner import run as run_plan
 
     start = time.perf_counter()
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size)
+    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, seed=seed)
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
     with stoppable(), Progress(made, speed, console) as progress:
         results = run_plan(made, progress)
-    show_and_write(made.suite, results, store / "boards", command_of(suite, method, limit, dataset, classifier))
+    show_and_write(made, results, store / "boards", command_of(suite, method, limit, dataset, classifier, seed))
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         warn(f"{result.metric} x {result.method} failed: {result.reason}")

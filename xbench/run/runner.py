@@ -6,14 +6,17 @@ import dataclasses
 import functools
 import importlib.metadata
 import platform
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+import xbench
 from xbench import __version__
 from xbench.errors import NotApplicable
 from xbench.explainer import Explainer
@@ -187,4 +190,19 @@ def machine(device: str) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     versions = {package: importlib.metadata.version(package) for package in ("torch", "captum", "numpy")}
     own = {"python": platform.python_version(), "xbench": __version__}
-    return {"device": device, "name": name, "threads": str(torch.get_num_threads()), **own, **versions}
+    about = {"device": device, "name": name, "threads": str(torch.get_num_threads()), **own, **versions}
+    commit = revision()
+    return {**about, "revision": commit} if commit else about
+
+
+@functools.cache
+def revision() -> str:
+    """The commit of the checkout that xbench runs from, with "-dirty" where something is not committed; "" without one."""
+    root = Path(xbench.__file__).resolve().parents[1]
+    if not ((root / "pyproject.toml").exists() and (root / ".git").exists()):
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
