@@ -22,7 +22,8 @@ from PIL import Image
 from rich.console import Console
 
 from xbench import CLASSIFIERS, DATASETS, Classifier, ClassifierEntry
-from xbench.run.plan import make_plan, measured_speed
+from xbench.run.machine import measured_speed
+from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
 from xbench.run.suite import load_suite

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.fill import Fill
-from xbench.method import METHODS
+from xbench.method import METHODS, Method
 from xbench.methods.vp import GridExplainer, mask_network, masked_divergence, upsampled
 from xbench.ops.prior import soft_tv_kl
 from xbench.ops.topk import soft_topk_masks
@@ -85,6 +85,10 @@ class VarSal(GridExplainer):
     def fills(self) -> tuple[str, ...]:
         """The baselines."""
         return self.baselines
+
+    def uncertainty(self) -> Method | None:
+        """The posterior's standard deviation, read from the same network."""
+        return None if self.output == "std" else self.replace(output="std")
 
     def trained_as(self) -> Self:
         """All outputs are read from one network."""

@@ -156,6 +156,10 @@ class Vp(MaskExplainer):
         default = 1e-3 if shape[-1] < 64 else 1e-2
         return super().resolved(shape).replace(beta=default if self.beta is None else self.beta)
 
+    def uncertainty(self) -> Method | None:
+        """The posterior's standard deviation, read from the same network."""
+        return None if self.output == "std" else self.replace(output="std")
+
     def trained_as(self) -> Self:
         """Both outputs are read from one network."""
         return self.replace(output="mean")

@@ -17,7 +17,8 @@ import pytest
 from board_results import LIPSCHITZ, RAW, SSIM, board, result, robustness
 
 from xbench.board import figures, terminal, write
-from xbench.board.markdown import escape, fenced, markdown
+from xbench.board.markdown import markdown
+from xbench.board.markup import escape, fenced
 from xbench.errors import XbenchError
 from xbench.result import Result
 

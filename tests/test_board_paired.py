@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from board_results import LIPSCHITZ, RAW, SSIM, board, result
 
-from xbench.board.markdown import comparison, control_tables, markdown
+from xbench.board.comparing import methods_table
+from xbench.board.markdown import control_tables, markdown
 from xbench.board.paired import against_controls
 from xbench.board.statistics import positions
 
@@ -79,7 +80,7 @@ def test_two_methods_side_by_side() -> None:
             result("b", [0.0, 0.0], metric="three"),
         ]
     )
-    _, _, first, second = comparison(made, "a", "b").splitlines()
+    _, _, first, second = methods_table(made, "a", "b").splitlines()
     assert [cell.strip() for cell in first.split("|")[1:-1]] == [
         "one: SSIM ↑", "1.500", "3.667", "**0.500 [0.500, 0.500]**", "2",
     ]  # fmt: skip

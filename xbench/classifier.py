@@ -38,6 +38,11 @@ class Passes:
     def __mul__(self, factor: float) -> Passes:
         return Passes(self.forward * factor, self.backward * factor)
 
+    @property
+    def total(self) -> float:
+        """Forward and backward passes together."""
+        return self.forward + self.backward
+
     def copy(self) -> Passes:
         """A snapshot of a running counter."""
         return Passes(self.forward, self.backward)

@@ -64,6 +64,10 @@ class Method(Entry):
         """The same method with its masks on a grid of 1/m of the image, or None if it has no mask grid."""
         return None
 
+    def uncertainty(self) -> Method | None:
+        """The method whose maps say how uncertain these are, pixel by pixel, or None if there is none."""
+        return None
+
     def sweeps(self, shape: tuple[int, int, int]) -> dict[str, list[Method]]:
         """The hyper-parameter sweeps that the sensitivity metric compares, by name; empty if there is none."""
         return {}

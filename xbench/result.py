@@ -24,6 +24,8 @@ class Result:
         ids: image ids, in order.
         scores: column name to one float per image; NaN has an entry in ``reasons``.
         curves: curve name to one list per image.
+        curve_axis: what the points of the curves are, see ``Metric``; None if the curves are not to be drawn.
+        map_passes: classifier passes of the method per map, forward and backward together; NaN if not known.
         reasons: column name to {image id: why the score is NaN}.
         draws: lists of positions in ``ids``: repeats of the experiment on subsamples; empty where there are none.
         record: seconds, passes, batch size, machine and software; not part of the key.
@@ -42,6 +44,8 @@ class Result:
     ids: list[str] = dataclasses.field(default_factory=list)
     scores: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     curves: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+    curve_axis: tuple[str, float, float | None] | None = None
+    map_passes: float = math.nan
     reasons: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     draws: list[list[int]] = dataclasses.field(default_factory=list)
     record: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -111,11 +111,12 @@ class Store:
             fresh = compute(positions).cpu()
             names = [ids[i] for i in positions]
             path = folder / f"{digest(names)[:16]}.safetensors"
-            try:
-                save_weights(path, {"maps": fresh}, {"ids": names})
-            except OSError as error:
-                raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
-            self._index[folder].update(dict.fromkeys(names, path))
+            if self._writes:
+                try:
+                    save_weights(path, {"maps": fresh}, {"ids": names})
+                except OSError as error:
+                    raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+                self._index[folder].update(dict.fromkeys(names, path))
             found.update(zip(names, fresh, strict=True))
         return torch.stack([found[image] for image in ids])
 

@@ -6,16 +6,21 @@ from pathlib import Path
 
 from xbench.board.board import Board
 from xbench.board.figures import rank_figure
+from xbench.board.gallery import Gallery
 from xbench.board.markdown import markdown
+from xbench.board.rank_tables import rank_csv, rank_latex
+from xbench.board.site import page
 from xbench.errors import XbenchError
 from xbench.files import atomic
 
 
-def write(board: Board, folder: Path, name: str) -> list[Path]:
+def write(board: Board, folder: Path, name: str, gallery: Gallery | None = None) -> list[Path]:
     """Writes a board into ``folder`` (made if needed) and returns the paths written; the same results give the same bytes.
 
-    ``<name>.md`` is the page, ``<name>.csv`` the summary, ``<name>-images.csv`` the score of every image (6 significant
-    digits); if any method is ranked, ``<name>-ranks.png`` and ``.svg`` are the rank matrix. A file appears whole or not at all.
+    ``<name>.md`` is the page, ``<name>.html`` the same with drawings, every image and the maps of ``gallery``,
+    ``<name>.csv`` the summary, ``<name>-images.csv`` the score of every image (6 significant
+    digits); if any method is ranked, ``<name>-ranks.png``, ``.svg``, ``.csv`` and ``.tex`` are the rank matrix, and
+    ``<name>-metrics.csv`` says how far each metric can be trusted. A file appears whole or not at all.
 
     Raises XbenchError if a file cannot be written.
     """
@@ -26,6 +31,11 @@ def write(board: Board, folder: Path, name: str) -> list[Path]:
     if len(board.ranks.mean):
         contents[f"{name}-ranks.png"] = rank_figure(board, "png")
         contents[f"{name}-ranks.svg"] = rank_figure(board, "svg")
+        contents[f"{name}-ranks.csv"] = rank_csv(board).encode()
+        contents[f"{name}-ranks.tex"] = rank_latex(board).encode()
+        trust = board.reliability.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        contents[f"{name}-metrics.csv"] = trust.encode()
+    contents[f"{name}.html"] = page(board, name, gallery).encode()
     # The page comes last: what it links to is there when it appears.
     contents[f"{name}.md"] = markdown(board, name).encode()
     return [_write(folder / file, content) for file, content in contents.items()]

@@ -1,4 +1,4 @@
-"""What a board says of one column of per-image scores: mean, bootstrap interval, spread, share of NaN."""
+"""What a board says of one column of per-image scores: mean, median, bootstrap interval, spread, share of NaN."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 CHUNK = 2_000_000
 """Positions drawn at once: bounds the memory (about 100 MB) whatever the number of images."""
+BLOCK = 256
+"""Columns of scores resampled at once: bounds the memory whatever the number of methods."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
     """Statistics of several columns of scores, each array (s,); NaN where a column has too few finite scores.
 
-    ``mean`` and ``std`` (n - 1 in the denominator) are over the finite scores; ``low`` and ``high`` bound the 95 % interval
-    of the mean; ``nan_share`` in [0, 1] is the share of images whose score is not finite.
+    ``mean``, ``median`` and ``std`` (n - 1 in the denominator) are over the finite scores; ``low`` and ``high`` bound the 95 %
+    interval of the mean; ``nan_share`` in [0, 1] is the share of images whose score is not finite.
     """
 
     mean: Floats
+    median: Floats
     low: Floats
     high: Floats
     std: Floats
@@ -46,11 +49,12 @@ def describe(values: Floats) -> Statistics:
     centred = np.where(finite, values - mean[:, None], 0)
     std = np.full_like(mean, np.nan)
     np.sqrt((centred**2).sum(1) / np.maximum(count - 1, 1), out=std, where=count > 1)
-    low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    some = count > 0
-    if some.any():
-        low[some], high[some] = mean[some] + _interval(centred[some], finite[some])
-    return Statistics(mean, low, high, std, 1 - count / values.shape[1])
+    low, high, median = (np.full_like(mean, np.nan) for _ in range(3))
+    some = np.flatnonzero(count > 0)
+    for block in np.split(some, range(BLOCK, len(some), BLOCK)):
+        low[block], high[block] = mean[block] + _interval(centred[block], finite[block])
+        median[block] = np.nanmedian(np.where(finite[block], values[block], np.nan), axis=1)
+    return Statistics(mean, median, low, high, std, 1 - count / values.shape[1])
 
 
 def draws_std(values: Floats, draws: Sequence[Sequence[int]]) -> float:
@@ -73,15 +77,32 @@ def positions(n: int) -> Iterator[NDArray[np.int64]]:
         yield generator.integers(n, size=(min(rows, RESAMPLES - start), n))
 
 
-def _interval(centred: Floats, finite: NDArray[np.bool_]) -> Floats:
-    """The 2.5 % and 97.5 % quantiles (2, s) of the resampled means of scores (s, n) that are 0 where not finite."""
+def resampled_means(centred: Floats, finite: NDArray[np.bool_], resamples: int = RESAMPLES) -> Floats:
+    """The means (resamples, s) of scores (s, n) that are 0 where not finite, over the first resamples of the images.
+
+    A mean is over the finite scores; NaN for a resample without any.
+    """
     n = centred.shape[1]
-    means = []
-    for chunk in positions(n):
+    whole = bool(finite.all())
+    means: list[Floats] = []
+    left = resamples
+    for drawn in positions(n):
+        chunk = drawn[:left]
+        left -= len(chunk)
         # How often each image was drawn turns all means of the chunk into one matrix product.
         flat = chunk + n * np.arange(len(chunk))[:, None]
         times = np.bincount(flat.ravel(), minlength=flat.size).reshape(flat.shape).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            means.append(times @ centred.T / (times @ finite.T.astype(np.float64)))
+            means.append(times @ centred.T / (n if whole else times @ finite.T.astype(np.float64)))
+        if left == 0:
+            break
+    return np.concatenate(means)
+
+
+def _interval(centred: Floats, finite: NDArray[np.bool_]) -> Floats:
+    """The 2.5 % and 97.5 % quantiles (2, s) of the resampled means of scores (s, n) that are 0 where not finite."""
+    means = resampled_means(centred, finite)
+    if finite.all():
+        return np.asarray(np.quantile(means, [0.025, 0.975], axis=0))
     # A resample without any finite score has no mean and is left out.
-    return np.asarray(np.nanquantile(np.concatenate(means), [0.025, 0.975], axis=0))
+    return np.asarray(np.nanquantile(means, [0.025, 0.975], axis=0))

@@ -16,7 +16,7 @@ from xbench.result import Result
 NAN_LIMIT = 0.05
 """Above this share of NaN a method is not ranked in a column (own decision)."""
 
-MEASURES = ("mean", "low", "high", "std", "draws_std", "nan_share")
+MEASURES = ("mean", "median", "low", "high", "std", "draws_std", "nan_share")
 
 
 class Key(NamedTuple):
@@ -38,8 +38,8 @@ def summary_table(results: Sequence[Result]) -> pd.DataFrame:
     """One row per column and method, both in the order of the results; what no result tells of is ``missing``.
 
     Columns: subset, classifier, method, label, control, metric, column, title, unit, direction ("higher", "lower", or "" for
-    not ranked), n (images), mean, low and high (95 % interval), std (over images), draws_std (of the means of the draws),
-    nan_share in [0, 1], rank, status, reason (of a hole, or why scores are NaN).
+    not ranked), n (images), mean, median, low and high (95 % interval of the mean), std (over images), draws_std (of the
+    means of the draws), nan_share in [0, 1], rank, status, reason (of a hole, or why scores are NaN).
 
     Ranked are scores with a direction, of methods that are not controls, with at most 5 % NaN. Numbers have 6 significant
     digits, and ranks compare these: rounding noise separates no two methods, and the CSV gives the same ranks (own decision).

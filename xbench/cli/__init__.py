@@ -7,7 +7,7 @@ import sys
 import typer
 
 from xbench import __version__
-from xbench.cli import boards, entries, explaining, fitting, running, stores
+from xbench.cli import boards, entries, explaining, fitting, publishing, running, stores
 from xbench.errors import XbenchError
 
 app = typer.Typer(
@@ -24,7 +24,10 @@ app.command("plan")(running.plan)
 app.command("run")(running.run)
 app.command("board")(boards.board)
 app.command("compare")(boards.compare)
-app.command("publish")(boards.publish)
+app.command("papers")(boards.papers)
+app.command("export")(boards.export)
+app.command("publish")(publishing.publish)
+app.command("verify")(publishing.verify)
 app.command("merge")(stores.merge)
 app.command("explain")(explaining.explain)
 app.command("check")(entries.check)

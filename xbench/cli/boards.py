@@ -1,9 +1,8 @@
-"""`xbench board`, `xbench compare` and `xbench publish`."""
+"""`xbench board`, `compare`, `papers` and `export`: what can be made of stored results without computing anything."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,12 +29,17 @@ from xbench.errors import XbenchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xbench.board import Board
+    from xbench.board.gallery import Gallery
     from xbench.result import Result
-    from xbench.run.suite import Suite
+    from xbench.run.cells import Plan
 
 
 def board(
-    suite: SuiteOption,
+    suite: Annotated[
+        list[str],
+        typer.Option("--suite", "-s", help="A suite's name or .toml file; repeated: each has its board, and all of them one."),
+    ],
     store: StoreOption = STORE,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default the store's folder boards.")] = None,
     method: MethodsOption = None,
@@ -45,19 +49,67 @@ def board(
     settings: SetOption = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
+    name: Annotated[str, typer.Option("--name", help="What the board of several suites is called.")] = "overall",
+    other_seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--other-seed", help="The suite was run with this --seed too: how far does its ranking agree? Repeatable."
+        ),
+    ] = None,
 ) -> None:
-    """Makes the board of a suite from stored results, computing nothing: table, rank matrix, figures, per-image values."""
+    """Makes the board of a suite from stored results, computing nothing: page, site, tables, rank matrix, per-image values.
+
+    Several suites have a board each, and one together with the mean ranks over all of them.
+    """
+    from xbench.board import make_board, terminal
     from xbench.run.runner import collect
 
     method = named(method, methods)
-    made = plan_of(suite, store, method, limit, dataset, classifier, images=images, settings=settings, create=False)
-    command = command_of(suite, method, limit, dataset, classifier, images, settings)
-    show_and_write(made.suite, collect(made), out or store / "boards", command)
+    folder = out or store / "boards"
+    results: dict[str, list[Result]] = {}
+    repeats: dict[int, list[Result]] = {seed: [] for seed in other_seed or ()}
+    plan = functools.partial(
+        plan_of,
+        store=store,
+        methods=method,
+        limit=limit,
+        dataset=dataset,
+        classifier=classifier,
+        images=images,
+        settings=settings,
+        create=False,
+    )
+
+    def command(one: str, seed: int | None = None) -> str:
+        return command_of(one, method, limit, dataset, classifier, images, settings, seed)
+
+    for one in suite:
+        made = plan(one)
+        found = collect(made)
+        again = []
+        for seed in repeats:
+            more = collect(plan(one, seed=seed))
+            if all(result.status == "missing" for result in more):
+                raise XbenchError(f"{store} has no results of seed {seed}: {command(one, seed)}")
+            again.append(more)
+            repeats[seed] += more
+        if made.suite.title in results:
+            raise XbenchError(f"suite {one!r}: two of the suites have the title {made.suite.title!r}")
+        results[made.suite.title] = found
+        show_and_write(made, found, folder, command(one), repeats=again)
+    if len(results) > 1:
+        commands = "\n".join(map(command, suite))
+        every = _different([result for found in results.values() for result in found])
+        title = name[:1].upper() + name[1:]
+        others = [_different(more) for more in repeats.values()]
+        overall = make_board(every, title, reproduce=commands, benchmarks=results, repeats=others)
+        terminal.show(overall, console)
+        _write(overall, folder, name)
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A method, by spec.")],
-    second: Annotated[str, typer.Argument(help="Another method, by spec.")],
+    first: Annotated[str, typer.Argument(help="A method, by spec, or the folder of a store.")],
+    second: Annotated[str, typer.Argument(help="Another method, or another store.")],
     suite: SuiteOption,
     store: StoreOption = STORE,
     images: ImagesOption = None,
@@ -68,73 +120,91 @@ def compare(
 ) -> None:
     """Prints how much better one method scores than another on the same images, with 95 % intervals, as a markdown table.
 
-    Reads what `xbench run` with the same options stored, and computes nothing.
+    With two stores: how much better each method scores in the first, for instance with another version. Reads what `xbench run`
+    with the same options stored, and computes nothing.
     """
     from xbench.board import make_board
-    from xbench.board.markdown import comparison
+    from xbench.board.comparing import methods_table, stores_table
     from xbench.run.runner import collect
 
-    made = plan_of(suite, store, [first, second], limit, dataset, classifier, images=images, settings=settings, create=False)
-    results = collect(made)
-    if missing := sorted({result.method for result in results if result.status == "missing"}):
-        command = command_of(suite, missing, limit, dataset, classifier, images, settings)
-        raise XbenchError(f"{store} does not have every score of {', '.join(missing)}: {command}")
-    methods = [cell.method.spec for cell in made.cells]
-    console.print(
-        comparison(make_board(results, made.suite.title), methods[0], methods[-1]),
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    plan = functools.partial(
+        plan_of, suite, limit=limit, dataset=dataset, classifier=classifier, images=images, settings=settings, create=False
+    )
+    if all((Path(place) / "results").is_dir() for place in (first, second)):
+        both = [collect(plan(Path(place), None)) for place in (first, second)]
+        text = stores_table(both[0], both[1], first, second)
+    else:
+        made = plan(store, [first, second])
+        results = collect(made)
+        if missing := sorted({result.method for result in results if result.status == "missing"}):
+            command = command_of(suite, missing, limit, dataset, classifier, images, settings)
+            raise XbenchError(f"{store} does not have every score of {', '.join(missing)}: {command}")
+        methods = [cell.method.spec for cell in made.cells]
+        text = methods_table(make_board(results, made.suite.title), methods[0], methods[-1])
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def publish(
+def papers(
     suite: SuiteOption,
     store: StoreOption = STORE,
-    to: Annotated[Path, typer.Option("--to", help="Folder of published boards.")] = Path("leaderboards"),
+    out: Annotated[Path | None, typer.Option("--out", help="Markdown file to write; by default it is printed.")] = None,
     dataset: DatasetOption = None,
     classifier: ClassifierOption = None,
 ) -> None:
-    """Copies a suite's results into a folder of published boards, with the board and the suite that makes it again.
-
-    Refuses results with failed or missing cells.
-    """
+    """Shows stored results beside the numbers that papers published, with the agreement of the rankings and what differs."""
+    from xbench.board import make_board
+    from xbench.board.papers import against_papers
+    from xbench.files import atomic
     from xbench.run.runner import collect
 
     made = plan_of(suite, store, None, None, dataset, classifier, create=False)
-    results = collect(made)
-    holes = [f"{r.metric} x {r.method} ({r.status})" for r in results if r.status in ("failed", "missing")]
-    if holes:
-        listed = ", ".join(holes[:5]) + (" ..." if len(holes) > 5 else "")
-        raise XbenchError(f"suite {suite!r} is not complete in {store}: {listed}; run it first")
-    for cell in made.cells:
-        if not cell.not_applicable:
-            target = to / cell.folder.relative_to(store)
-            target.mkdir(parents=True, exist_ok=True)
-            for part in sorted(cell.folder.glob("part-*.json")):
-                shutil.copyfile(part, target / part.name)
-    name = made.suite.name
-    methods = list(dict.fromkeys(cell.method.spec for cell in made.cells))
-    (to / f"{name}.toml").write_text(frozen_suite(made.suite, methods))
-    show_and_write(made.suite, results, to, command_of(f"{to}/{name}.toml"))
+    text = against_papers(
+        make_board(collect(made), made.suite.title, reproduce=command_of(suite, None, None, dataset, classifier))
+    )
+    if out is None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    with atomic(out) as temporary:
+        temporary.write_text(text)
+    console.print(f"written: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_and_write(suite: Suite, results: Sequence[Result], folder: Path, command: str) -> None:
-    """Prints a board and writes its files, naming them."""
-    from xbench.board import make_board, terminal, write
+def export(
+    suite: SuiteOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .csv, or .parquet (needs the extra parquet).")],
+    store: StoreOption = STORE,
+    dataset: DatasetOption = None,
+    classifier: ClassifierOption = None,
+) -> None:
+    """Writes every stored score of a suite as one tidy table: a row per metric, column, method and image."""
+    from xbench.board.exporting import export as write_table
+    from xbench.run.runner import collect
 
-    made = make_board(results, title=suite.title, description=suite.description, reproduce=command)
+    made = plan_of(suite, store, None, None, dataset, classifier, create=False)
+    count = write_table(collect(made), made.suite.seed, out)
+    console.print(f"written: {out}, {count:,} rows", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_and_write(
+    plan: Plan, results: Sequence[Result], folder: Path, command: str, *, repeats: Sequence[Sequence[Result]] = ()
+) -> None:
+    """Prints the board of a plan and writes its files, naming them."""
+    from xbench.board import make_board, terminal
+    from xbench.cli.gallery import gallery
+
+    suite = plan.suite
+    made = make_board(results, title=suite.title, description=suite.description, reproduce=command, repeats=repeats)
     terminal.show(made, console)
-    paths = write(made, folder, suite.name)
+    _write(made, folder, suite.name, gallery(plan))
+
+
+def _write(made: Board, folder: Path, name: str, pictures: Gallery | None = None) -> None:
+    from xbench.board import write
+
+    paths = write(made, folder, name, pictures)
     console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)
 
 
-def frozen_suite(suite: Suite, methods: Sequence[str]) -> str:
-    """A suite as TOML with its methods spelled out, so that entries added later do not change a published board."""
-    lines = [f"{key} = {json.dumps(getattr(suite, key))}" for key in ("title", "description", "dataset", "classifier", "seed")]
-    lines.append("methods = [\n" + "".join(f"    {json.dumps(method)},\n" for method in methods) + "]")
-    for run in suite.metrics:
-        lines.append(f"\n[[metrics]]\nspec = {json.dumps(run.spec)}")
-        if run.images is not None:
-            lines.append(f"images = {run.images}")
-        if run.draws is not None:
-            lines.append(f"draws = {{ count = {run.draws.count}, size = {run.draws.size} }}")
-    return "\n".join(lines) + "\n"
+def _different(results: Sequence[Result]) -> list[Result]:
+    """Results without the second of two that are of the same key: suites may share cells."""
+    return list({(result.key, result.metric, result.method): result for result in results}.values())

@@ -38,6 +38,7 @@ DatasetOption = Annotated[
     typer.Option("--dataset", help="Another dataset than the suite's, by spec, with the classifier that belongs to it."),
 ]
 ClassifierOption = Annotated[str | None, typer.Option("--classifier", "-c", help="Another classifier, by spec.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the suite's; its board is called so.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 BatchOption = Annotated[
     int | None,
@@ -83,9 +84,10 @@ def command_of(
     classifier: str | None = None,
     images: int | None = None,
     settings: list[str] | None = None,
+    seed: int | None = None,
 ) -> str:
     """The command that computes what a board shows, to be printed on it."""
-    options = {"--images": images, "--limit": limit, "--dataset": dataset, "--classifier": classifier}
+    options = {"--images": images, "--limit": limit, "--dataset": dataset, "--classifier": classifier, "--seed": seed}
     words = ["xbench", "run", "--suite", suite]
     for method in methods or ():
         words += ["-m", method]
@@ -109,6 +111,7 @@ def plan_of(
     images: int | None = None,
     settings: list[str] | None = None,
     create: bool = True,
+    seed: int | None = None,
 ) -> Plan:
     """The plan that a command's options describe; ``create`` is False for commands that only read a store."""
     from xbench.run.plan import make_plan
@@ -120,5 +123,7 @@ def plan_of(
     chosen = changed(load_suite(suite), settings or (), images).on(dataset, classifier)
     if images is not None:
         DATASETS.make(chosen.dataset).load("evaluation").first(images)  # raises if there are fewer
+    if seed is not None and seed != chosen.seed:
+        chosen = chosen.model_copy(update={"seed": seed, "name": f"{chosen.name}-seed-{seed}"})
     opened = Store(store, warn, create=create)
     return make_plan(chosen, opened, methods=methods or (), limit=limit, device=device, batch_size=batch_size)

@@ -20,6 +20,7 @@ from xbench.cli.common import (
     LimitOption,
     MethodListOption,
     MethodsOption,
+    SeedOption,
     SetOption,
     StoreOption,
     SuiteOption,
@@ -55,12 +56,15 @@ def plan(
     classifier: ClassifierOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.machine import measured_speed
 
     method = named(method, methods)
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings)
+    made = plan_of(
+        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+    )
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
         table.add_column(title, overflow="fold")
@@ -110,6 +114,7 @@ def run(
     address: Annotated[
         str | None, typer.Option("--address", help="Of a Ray cluster, e.g. auto; without it Ray is started on this machine.")
     ] = None,
+    seed: SeedOption = None,
 ) -> None:
     """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was.
 
@@ -125,7 +130,9 @@ def run(
         raise XbenchError("--address is that of a Ray cluster: it needs --engine ray")
     start = time.perf_counter()
     method = named(method, methods)
-    made = plan_of(suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings)
+    made = plan_of(
+        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+    )
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
     _print_summary(made, speed)
     with stoppable(), Progress(made, speed, console) as progress:
@@ -135,8 +142,8 @@ def run(
             results = run_on_ray(made, progress, share, timeout, address=address)
         else:
             results = run_plan(made, progress, share, timeout)
-    command = command_of(suite, method, limit, dataset, classifier, images, settings)
-    show_and_write(made.suite, results, store / "boards", command)
+    command = command_of(suite, method, limit, dataset, classifier, images, settings, seed)
+    show_and_write(made, results, store / "boards", command)
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         warn(f"{result.metric} x {result.method} failed: {result.reason}")

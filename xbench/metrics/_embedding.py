@@ -128,8 +128,9 @@ def _likeliest(apart: Array, y: Array) -> Array:
 
 def _whitened(apart: Array, y: Array, scales: Array) -> tuple[Array, Array]:
     """The Cholesky factors (..., b, n, n) of the kernel matrices at length scales (..., b), and their solutions for ``y``."""
-    factors: Array = np.linalg.cholesky(matern(apart / scales[..., None, None]) + NUGGET * np.eye(apart.shape[-1]))
-    return factors, np.linalg.solve(factors, y)
+    kernels = matern(apart / scales[..., None, None]) + NUGGET * np.eye(apart.shape[-1])
+    factors = np.asarray(np.linalg.cholesky(kernels), dtype=np.float64)
+    return factors, np.asarray(np.linalg.solve(factors, y), dtype=np.float64)
 
 
 def distances(a: Array, b: Array) -> Array:

@@ -34,6 +34,7 @@ class Deletion(Metric):
     """
 
     columns: ClassVar[tuple[Column, ...]] = (Column("auc", "Deletion", False),)
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the pixels removed", 0, 1)
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""

@@ -45,6 +45,7 @@ class Game(Metric):
         Column("deletion", "Game, deletion", False),
         Column("overall", "Game, overall", True),
     )
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the pixels removed or shown", 0, 1)
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The scores (b,) and the two curves (b, 11)."""

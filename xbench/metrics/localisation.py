@@ -97,6 +97,7 @@ class Localisation(Thresholded):
         Column("iou", "IoU", None),
         Column("whole", "Localisation error of the whole image", None),
     )
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("threshold, share of the map's maximum", 0, 0.95)
     needs_boxes: ClassVar[bool] = True
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:

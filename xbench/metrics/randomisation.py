@@ -51,6 +51,7 @@ class Randomisation(Metric):
         Column("spearman_abs", "Spearman correlation of absolute values", False),
         Column("hog", "HOG Pearson correlation", False),
     )
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("stages randomised, from the output down", 1, None)
     uses_maps: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

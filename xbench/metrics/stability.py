@@ -76,6 +76,7 @@ class Stability(Metric):
         Column("lipschitz", "Local Lipschitz, lower bound", False),
         Column("lipschitz_raw", "Local Lipschitz of raw maps, lower bound", None),
     )
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("evaluations", 1, None)
     quick: ClassVar[dict[str, Any]] = {"random_calls": 2, "calls": 2}
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -194,6 +195,8 @@ class Plan:
             reason=cell.not_applicable,
             ids=list(cell.ids),
             draws=[list(draw) for draw in cell.draws],
+            curve_axis=cell.metric.curve_axis,
+            map_passes=math.nan if cell.not_applicable else cell.method.cost_for(self.classifier).total,
         )
 
 

@@ -6,11 +6,13 @@ import functools
 import importlib.metadata
 import platform
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import torch
 
+import xbench
 from xbench import __version__
 from xbench.classifier import Classifier
 
@@ -19,7 +21,22 @@ from xbench.classifier import Classifier
 def machine(device: str) -> dict[str, str]:
     """Device, processor and versions, for a result's record."""
     versions = {package: importlib.metadata.version(package) for package in ("torch", "captum", "numpy")}
-    return {**hardware(device), "python": platform.python_version(), "xbench": __version__, **versions}
+    about = {**hardware(device), "python": platform.python_version(), "xbench": __version__, **versions}
+    commit = revision()
+    return {**about, "revision": commit} if commit else about
+
+
+@functools.cache
+def revision() -> str:
+    """The commit of the checkout that xbench runs from, with "-dirty" where something is not committed; "" without one."""
+    root = Path(xbench.__file__).resolve().parents[1]
+    if not ((root / "pyproject.toml").exists() and (root / ".git").exists()):
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def hardware(device: str) -> dict[str, str]:
