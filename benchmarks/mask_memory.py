@@ -38,7 +38,7 @@ def main() -> None:
     known = METHODS.names()
     specs = options.method or [f"{name}({count}={options.masks})" for name, count in MASKS.items() if name in known]
     whole = options.masks * options.size**2 * 4 / 2**30
-    print(f"{options.images} images of 3 x {options.size} x {options.size} px; all masks would be {whole:.2f} GiB in float32\n")
+    print(f"{options.images} images of 3 x {options.size} x {options.size} px; {options.masks} masks are {whole:.2f} GiB\n")
     print("| method | peak memory beyond the data, GiB | seconds |\n| --- | --- | --- |")
     worst = 0.0
     for spec in specs:
