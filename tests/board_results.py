@@ -13,6 +13,9 @@ from xbench.result import Result, Status
 SSIM = Column("ssim", "SSIM", True)
 LIPSCHITZ = Column("lipschitz", "local Lipschitz", False)
 RAW = Column("raw", "raw maps", None)
+HOSTILE = (
+    'a|b`c\n# d <script>window.pwned=1</script> \\| __e__ </script> <img src=x onerror=window.pwned=2> "m" \' {{7*7}} \x1b[31m'
+)
 
 
 def result(
@@ -26,6 +29,7 @@ def result(
     label: str = "",
     reason: str = "",
     draws: list[list[int]] | None = None,
+    curve: str = "",
 ) -> Result:
     named = {column.name: values for column, values in zip(columns, scores, strict=bool(scores))}
     ids = [f"{i:04d}" for i in range(len(scores[0]))] if scores else []
@@ -44,10 +48,13 @@ def result(
         scores=named,
         reasons={name: reasons for name, reasons in why.items() if reasons},
         draws=draws or [],
+        curves={curve: [[0.9, 0.5, 0.1 * (i % 5)] for i in range(len(ids))]} if curve and ids else {},
+        curve_axis=(f"share of {curve}", 0, 1) if curve else None,
+        map_passes=10.0 * len(method),
     )
 
 
-def robustness(methods: int = 9) -> list[Result]:
+def robustness(methods: int = 9, curves: bool = False) -> list[Result]:
     """A board as a suite gives it: several metrics, N/A, a failure, a cell that was not run, NaN, and controls."""
     random = np.random.default_rng(3)
     metrics = {
@@ -59,7 +66,8 @@ def robustness(methods: int = 9) -> list[Result]:
     made = []
     for metric, columns in metrics.items():
         for i, name in enumerate(names):
-            about = {"columns": columns, "metric": metric, "control": i >= methods}
+            curve = "lipschitz" if curves and metric == "stability" else ""
+            about = {"columns": columns, "metric": metric, "control": i >= methods, "curve": curve}
             if (metric, i) == ("consistency", 1):
                 made.append(result(name, status="n/a", reason="no mask grid", **about))
             elif (metric, i) == ("stability", 2):

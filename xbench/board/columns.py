@@ -38,6 +38,7 @@ def ranked_scores(results: Sequence[Result], summary: pd.DataFrame) -> dict[Key,
             if (*key, result.method) in ranked:
                 directions[key] = bool(column.higher_is_better)
                 groups.setdefault(key, {}).setdefault(tuple(result.ids), []).append(result)
+    order = dict.fromkeys(zip(*(summary[field] for field in Key._fields), strict=True))
     return {
         key: [
             ColumnScores(
@@ -49,7 +50,8 @@ def ranked_scores(results: Sequence[Result], summary: pd.DataFrame) -> dict[Key,
             )
             for ids, of in sorted(sets.items(), key=lambda pair: -len(pair[1]))
         ]
-        for key, sets in groups.items()
+        for key in map(Key._make, order)
+        if (sets := groups.get(key))
     }
 
 

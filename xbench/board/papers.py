@@ -62,8 +62,9 @@ def published() -> tuple[Published, ...]:
 def against_papers(board: Board) -> str:
     """A page with the published numbers beside the board's, for every table that shares a metric with it.
 
-    Rank agreement is Kendall's tau-b over the methods that both have, for each of the paper's data sets; it takes 3. Raises
-    XbenchError if no table shares a metric and two methods with the board.
+    Rank agreement is Kendall's tau-b over the methods that both have, for each of the paper's data sets; it takes 3.
+
+    Raises XbenchError if no table shares a metric and two methods with the board.
     """
     sections: dict[str, list[str]] = {}
     for one in published():

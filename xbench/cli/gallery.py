@@ -64,6 +64,7 @@ def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
     explainer = Explainer(method, plan.classifier, plan.suite.seed, plan.checkpoints)
     keys = [f"{image}@{target}" for image, target in zip(batch.ids, batch.target.tolist(), strict=True)]
     try:
-        return store.maps(explainer.key, f"{plan.classifier.name}/{method.spec}", keys, [0] * len(keys), compute)
+        label = f"{plan.classifier.name}/{explainer.method.spec}"
+        return store.maps(explainer.key, label, keys, [0] * len(keys), compute)
     except (NotApplicable, _NotStored):
         return None

@@ -43,7 +43,8 @@
     at("shown").textContent = `${count} of ${at("table").tBodies[0].rows.length} rows`;
   };
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["filter", "metric", "controls", "intervals"]) at(id).addEventListener("input", show);
+  at("filter").addEventListener("input", show);
+  for (const id of ["metric", "controls", "intervals"]) at(id).addEventListener("change", show);
   show();
 
   // Curves.
@@ -51,7 +52,7 @@
     const draw = () => {
       for (const line of document.querySelectorAll(`.series[data-method="${box.dataset.method}"]`)) line.toggleAttribute("hidden", !box.checked);
     };
-    box.addEventListener("input", draw);
+    box.addEventListener("change", draw);
     draw();
   }
 
@@ -94,8 +95,8 @@
     at("pick").selectedIndex = (at("pick").selectedIndex + by + count) % count;
     table();
   };
-  at("by").addEventListener("input", fill);
-  at("pick").addEventListener("input", table);
+  at("by").addEventListener("change", fill);
+  at("pick").addEventListener("change", table);
   at("previous").addEventListener("click", () => step(-1));
   at("next").addEventListener("click", () => step(1));
   fill();
