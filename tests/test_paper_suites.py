@@ -70,7 +70,9 @@ def test_a_paper_suite_runs_and_prints_its_table(xbench: Callable[..., Outcome],
     done = xbench("run", "--suite", name, "--store", tmp_path, "--methods", methods, *SHORTER.get(name, ["--limit", "2"]))
     assert done.status == 0, done.out + done.err
     assert suite.title in done.out
-    (file,) = [path for path in (tmp_path / "boards").glob("*.csv") if not path.stem.endswith("-images")]
+    (file,) = [
+        path for path in (tmp_path / "boards").glob("*.csv") if not path.stem.endswith(("-images", "-ranks", "-metrics"))
+    ]
     table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
     found = {metric: list(rows["column"].unique()) for metric, rows in table.groupby("metric", sort=False)}
     assert found == COLUMNS[name]

@@ -25,7 +25,7 @@ class _NotStored(Exception):
 def gallery(plan: Plan) -> Gallery | None:
     """The first images of the subset with the stored maps of every method of the plan; None if the store has no such maps.
 
-    Nothing is explained for it but uncertainty maps that cost no classifier pass.
+    Nothing is explained for it but by trained networks, which takes no classifier pass.
     """
     from xbench.board.gallery import Gallery, image_uri, map_uri
     from xbench.run.runner import make_batch
@@ -50,14 +50,15 @@ def gallery(plan: Plan) -> Gallery | None:
 
 
 def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
-    """The maps on the CPU, from the store, or computed where that takes no classifier pass; else None."""
+    """The maps on the CPU, from the store, or from a trained network, which takes no classifier pass; else None."""
     from xbench.explainer import Explainer
+    from xbench.method import TrainedMethod
     from xbench.store import Store
 
     store = Store(plan.store.root, plan.store.report, create=False)  # a gallery adds nothing to a store
 
     def compute(missing: list[int]) -> Maps:
-        if method.control or method.cost_for(plan.classifier).total:
+        if not isinstance(method, TrainedMethod):  # whatever it costs, and whether or not it fails, was seen in the run
             raise _NotStored
         return explainer(batch.x[missing], batch.target[missing], [batch.ids[i] for i in missing])
 
