@@ -98,10 +98,10 @@ def show(panel: Axes, image: Tensor, colours: str = "gray", high: float = 1.0) -
 
 @figure
 def gallery() -> Figure:
-    """Every method on the same digits, each map min-max normalised."""
+    """Every method that applies on the same digits, each map min-max normalised."""
     ids, x, y = digits(10)
-    names = [name for name in METHODS.names() if not METHODS.get(name).control]
-    names += [name for name in METHODS.names() if METHODS.get(name).control]
+    names = [name for name in METHODS.names() if METHODS.make(name).not_applicable(classifier()) is None]
+    names.sort(key=lambda name: METHODS.get(name).control)
     titles = [METHODS.get(name).label or name for name in names]
     drawn, axes = panels(1 + len(names), 10, ["image", *titles], [])
     for column, image in enumerate(x):
