@@ -52,11 +52,7 @@ def max_iou(boxes: Tensor, truths: Sequence[Tensor]) -> Tensor:
 
 def box_masks(boxes: Sequence[Tensor], like: Images) -> Masks:
     """Masks (b, 1, h, w) for images ``like``, 1 where a pixel's centre is in one of the image's ``boxes`` (n_i, 4)."""
-    padded = pad_sequence([torch.cat([box, box.new_zeros(1, 4)]) for box in boxes], batch_first=True).to(like)
-    x0, y0, x1, y1 = padded[..., None].unbind(2)
-    column, row = (torch.arange(n, device=like.device) + 0.5 for n in (like.shape[3], like.shape[2]))
-    across, down = (column >= x0) & (column < x1), (row >= y0) & (row < y1)
-    return (down[:, :, :, None] & across[:, :, None]).any(1, keepdim=True).to(like)
+    return union_masks(boxes, *like.shape[2:])[:, None].to(like)
 
 
 def resized_crops(x: Images, boxes: Tensor) -> Images:
