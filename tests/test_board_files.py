@@ -46,11 +46,12 @@ def test_hostile_names_stay_text() -> None:
     assert escape("f_g(n_steps=1)") == "f_g(n_steps=1)"
     assert set(re.findall(r"<[^>]*>", page)) <= {"<br>", "<sup>", "</sup>"}
     tables = [block for block in page.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     for table in tables:
         lines = table.splitlines()
         assert len({len(cells(line)) for line in lines}) == 1
-        assert any(visible == shown(cells(line)[0]) for line in lines)
+    for table in tables[:2]:
+        assert any(visible == shown(cells(line)[0]) for line in table.splitlines())
     assert page.splitlines()[0] == f"# {escape(HOSTILE)}"
     assert "\x1b" not in page + terminal.text(made)
 
@@ -74,13 +75,13 @@ def test_page_says_what_it_was_computed_on() -> None:
     assert "consistency<br>PSNR (dB) ↑" in page
     assert "stability<br>local Lipschitz ↓" in page
     assert "stability<br>raw maps |" in page
-    assert re.search(r"\| \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] \*\*\(\d\)\*\* \|", page)
+    assert re.search(r"\| \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] \*\*\(\d\)\*\*( \d-\d)? \|", page)
     assert "1 of 40 NaN" in page
     assert page.count("N/A<sup>b</sup>") == 3
     assert page.count("<sup>b</sup> N/A: no mask grid") == 1
     assert page.count("failed<sup>") == 2
     assert "failed: RuntimeError: a \\| b" in page
-    assert page.count(" - |") == 3
+    assert page.split("## Ranks")[0].count(" - |") == 3
     assert "(robust%20ness-ranks.png)" in page
     main, controls = page.split("### Controls")
     assert "edges" not in main
@@ -127,7 +128,7 @@ def test_small_and_large_numbers_keep_their_digits() -> None:
 def test_a_board_without_ranks_says_so(results: list[Result], tmp_path: Path) -> None:
     made = board(results)
     paths = write(made, tmp_path, "b")
-    assert [path.name for path in paths] == ["b.csv", "b-images.csv", "b.md"]
+    assert [path.name for path in paths] == ["b.csv", "b-images.csv", "b.html", "b.md"]
     page = paths[-1].read_text()
     assert "No method is ranked in any column of this board." in page
     assert "png" not in page
@@ -138,7 +139,7 @@ def test_a_board_without_ranks_says_so(results: list[Result], tmp_path: Path) ->
 
 def test_a_board_of_one_method_is_written(tmp_path: Path) -> None:
     paths = write(board([result("a", [1.0])]), tmp_path, "b")
-    assert len(paths) == 5
+    assert len(paths) == 9
     assert "1.000 [1.000, 1.000] **(1)**" in paths[-1].read_text()
 
 
@@ -152,7 +153,17 @@ def test_files_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     assert "matplotlib.pyplot" not in loaded
     here = {p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()}
     there = {p.name: p.read_bytes() for p in (tmp_path / "there").iterdir()}
-    assert sorted(here) == ["b-images.csv", "b-ranks.png", "b-ranks.svg", "b.csv", "b.md"]
+    assert sorted(here) == sorted(
+        f"b{end}"
+        for end in (
+            ".csv",
+            ".html",
+            ".md",
+            "-images.csv",
+            "-metrics.csv",
+            *(f"-ranks.{k}" for k in ("csv", "png", "svg", "tex")),
+        )
+    )
     assert here == there
 
 

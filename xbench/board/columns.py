@@ -74,6 +74,6 @@ def with_ranges(summary: pd.DataFrame, comparisons: dict[Key, Comparison]) -> pd
     cells = zip(summary["subset"], summary["classifier"], summary["metric"], summary["column"], summary["method"], strict=True)
     found = [ranges.get(cell, (pd.NA, pd.NA)) for cell in cells]
     table = summary.copy()
-    for i, name in enumerate(("rank_low", "rank_high")):
-        table.insert(table.columns.get_loc("rank") + 1 + i, name, pd.array([pair[i] for pair in found], dtype="Int64"))  # type: ignore[operator]
-    return table
+    low_high = pd.DataFrame(found, columns=["rank_low", "rank_high"], index=table.index).astype("Int64")
+    before = table.columns[: list(table.columns).index("rank") + 1]
+    return pd.concat([table[before], low_high, table.drop(columns=before)], axis=1)

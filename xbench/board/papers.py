@@ -89,7 +89,7 @@ def against_papers(board: Board) -> str:
 
 def _section(board: Board, key: Key, one: Published) -> str:
     """One published table with our column beside it, their agreement, and what differs; "" without two methods of both."""
-    rows = board.columns[key]
+    rows: Any = board.columns[key]
     ours = {
         name: one.scale * float(rows.loc[spec, "mean"]) if spec in rows.index else math.nan for name, spec in one.specs.items()
     }

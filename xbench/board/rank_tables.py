@@ -45,8 +45,8 @@ def rank_latex(board: Board) -> str:
     table, names = rank_frame(board), short_names(board.summary)
     counts = board.ranks.counts
     rows = [
-        [tex(names[row.method]), f"{row.mean_rank:.2f}", f"[{row.low:.2f}, {row.high:.2f}]", *map(str, counts.loc[row.method])]
-        for row in table.itertuples()
+        [tex(names[method]), f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]", *map(str, counts.loc[method])]
+        for method, mean, low, high in table[["method", "mean_rank", "low", "high"]].values.tolist()
     ]
     header = ["Method", "Mean rank", r"95\,\% interval", *map(str, counts.columns)]
     lines = [" & ".join(cells) + r" \\" for cells in rows]

@@ -108,7 +108,7 @@ def friedman(good: Floats) -> tuple[float, float, float, Floats]:
 
 @functools.cache
 def _studentized(count: int) -> float:
-    return float(stats.studentized_range.isf(ALPHA, count, np.inf)) / np.sqrt(2)
+    return float(stats.studentized_range.isf(ALPHA, count, np.inf) / np.sqrt(2))
 
 
 def critical_difference(count: int, images: int) -> float:

@@ -120,7 +120,7 @@ class Plan:
         if not fits or not isinstance(cell.method, TrainedMethod):
             return Passes()
         reduced = cell.method.replace(**cell.method.refit)
-        return reduced.fit_cost(self.classifier.shape) * (fits * reduced.epochs * len(self.checkpoints.train))
+        return reduced.fit_cost(self.classifier.shape) * int(fits * reduced.epochs * len(self.checkpoints.train))
 
     def map_passes(self, cells: Sequence[Cell]) -> Passes:
         """Passes for the stored maps that the cells read, each made once however many of them read it."""
