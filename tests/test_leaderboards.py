@@ -24,7 +24,9 @@ def test_a_published_board_comes_out_of_its_results(
     relative = suite.relative_to(ROOT)
     done = xbench("board", "--suite", relative, "--store", "leaderboards", "--out", tmp_path)
     assert done.status == 0, done.err
-    names = [f"{suite.stem}{end}" for end in (".md", ".csv", "-images.csv")]
+    names = [
+        f"{suite.stem}{end}" for end in (".md", ".html", ".csv", "-images.csv", "-ranks.csv", "-ranks.tex", "-metrics.csv")
+    ]
     for name in names:
         assert (tmp_path / name).read_text() == (suite.parent / name).read_text(), name
     board = (tmp_path / names[0]).read_text()

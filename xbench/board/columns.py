@@ -74,7 +74,6 @@ def with_ranges(summary: pd.DataFrame, comparisons: dict[Key, Comparison]) -> pd
     cells = zip(summary["subset"], summary["classifier"], summary["metric"], summary["column"], summary["method"], strict=True)
     found = [ranges.get(cell, (pd.NA, pd.NA)) for cell in cells]
     table = summary.copy()
-    place = list(table.columns).index("rank") + 1
-    for i, name in enumerate(("rank_low", "rank_high")):
-        table.insert(place + i, name, pd.Series([pair[i] for pair in found], index=table.index, dtype="Int64"))
-    return table
+    low_high = pd.DataFrame(found, columns=["rank_low", "rank_high"], index=table.index).astype("Int64")
+    before = table.columns[: list(table.columns).index("rank") + 1]
+    return pd.concat([table[before], low_high, table.drop(columns=before)], axis=1)

@@ -13,6 +13,8 @@ from xbench.board.text import cut, short_names
 
 CELL = 0.32
 """Inches per row and per rank."""
+CROWDED = 400
+"""With more cells than this the zeros, most of a large matrix, are left out."""
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
@@ -39,6 +41,8 @@ def rank_figure(board: Board, kind: Literal["png", "svg"]) -> bytes:
         axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.2 * counts.to_numpy().max(), aspect="auto")
         for row, method in enumerate(counts.index):
             for column, count in enumerate(counts.loc[method]):
+                if count == 0 and counts.size > CROWDED:
+                    continue
                 dark = count > 0.7 * counts.to_numpy().max()
                 color = "white" if dark else "0.2" if count else "0.75"
                 axes.text(column, row, str(count), ha="center", va="center", color=color)

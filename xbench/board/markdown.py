@@ -31,6 +31,7 @@ NOTES = f"""\
 - NaN: the score is undefined for an image. The mean is over the other images; with more than {100 * NAN_LIMIT:.0f} % NaN a
   method is not ranked in that column.
 - Controls never ask the classifier. They are not ranked: a score that a control reaches says nothing about the classifier.
+- {{site}}, opened in a browser, is this page with tables to sort and filter, critical differences, curves, cost, every image.
 - {{summary}} has every number of the scores, with medians and standard deviations over images and draws, {{images}} every
   image's score.
 """
@@ -42,7 +43,7 @@ def markdown(board: Board, name: str) -> str:
     footnotes: dict[str, str] = {}
     controls = set(board.summary.loc[board.summary["control"], "method"])
     methods = [method for method in board.ordered if method not in controls]
-    notes = NOTES.format(summary=link(f"{name}.csv"), images=link(f"{name}-images.csv"))
+    notes = NOTES.format(site=link(f"{name}.html"), summary=link(f"{name}.csv"), images=link(f"{name}-images.csv"))
     parts = [
         f"# {escape(board.title)}",
         board.description.strip(),

@@ -39,6 +39,7 @@ def trust_table(board: Board) -> str:
     """One row per ranked column."""
     header = ["column", "methods apart", "Friedman p, W", "other images", "other seeds", "alpha", "above random"]
     cells = []
+    row: Any
     for number, row in enumerate(board.reliability.itertuples(), 1):
         key = Key(*map(str, (row.subset, row.classifier, row.metric, row.column)))
         mark = " ⚠" if cannot_separate(board.comparisons[key]) else ""

@@ -127,6 +127,7 @@ def trust(board: Board) -> dict[str, Any] | None:
         "Krippendorff's alpha",
     ]
     made, titles = [], []
+    row: Any
     for number, row in enumerate(board.reliability.itertuples(), 1):
         key = Key(*map(str, (row.subset, row.classifier, row.metric, row.column)))
         titles.append(f"{number}: {title(board, key)}")

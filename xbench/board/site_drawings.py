@@ -45,10 +45,10 @@ def charts(board: Board) -> list[dict[str, Any]]:
     for (subset, classifier, metric, curve), results in groups.items():
         series, methods = [], []
         for result in results:
-            values = np.array(result.curves[curve], dtype=np.float64)
-            finite = np.isfinite(values)
+            points = np.array(result.curves[curve], dtype=np.float64)
+            finite = np.isfinite(points)
             with np.errstate(invalid="ignore"):
-                mean = np.where(finite, values, 0).sum(0) / finite.sum(0)
+                mean = np.where(finite, points, 0).sum(0) / finite.sum(0)
             if np.isfinite(mean).any():
                 series.append((numbers[result.method], cut(names[result.method]), mean))
                 methods.append(result.method)

@@ -84,14 +84,15 @@ def image_table(results: Sequence[Result]) -> pd.DataFrame:
     for result in results:
         for key, _ in keyed(result):
             columns.setdefault(key, []).append(result)
-    parts = [
-        pd.DataFrame({**key._asdict(), "method": result.method, "image": result.ids, "value": result.scores[key.column]})
-        for key, column in columns.items()
-        for result in column
-        if result.status == "ok"
-    ]
-    names = ["subset", "classifier", "method", "metric", "column", "image", "value"]
-    return pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
+    cells = [(key, result) for key, column in columns.items() for result in column if result.status == "ok"]
+    counts = [len(result.ids) for _, result in cells]
+    table = {
+        name: np.repeat(np.array([getattr(key, name, result.method) for key, result in cells], dtype=object), counts)
+        for name in ("subset", "classifier", "method", "metric", "column")
+    }
+    images = [image for _, result in cells for image in result.ids]
+    values = [value for key, result in cells for value in result.scores[key.column]]
+    return pd.DataFrame({**table, "image": images, "value": values})
 
 
 def _measured(results: Sequence[Result]) -> dict[tuple[Key, str], dict[str, float]]:
