@@ -135,8 +135,9 @@ def trust(board: Board) -> dict[str, Any] | None:
         apart = f"{row.separated} of {row.pairs}{' ⚠' if cannot_separate(board.comparisons[key]) else ''}"
         halves = interval(row.halves, row.halves_low, row.halves_high)
         seeds = interval(row.seeds, row.seeds_low, row.seeds_high)
+        alpha = interval(row.alpha, row.alpha_low, row.alpha_high)
         above = f"{row.above_random!s} of {row.beside_random!s}" if row.beside_random else "-"
-        agreeing = [number_or_dash(row.concordance), halves, seeds, number_or_dash(row.alpha)]
+        agreeing = [number_or_dash(row.concordance), halves, seeds, alpha]
         made.append([titles[-1], apart, p_value(row.friedman_p), *agreeing, above])
     agreement = [
         {"title": name, "cells": [(number_or_dash(v), _shade(v)) for v in values]}
