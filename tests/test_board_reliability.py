@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from board_results import LIPSCHITZ, RAW, SSIM, board, result
+from board_results import LIPSCHITZ, RAW, SSIM, board, result, robustness
 
 from xbench.board.markdown import markdown
 from xbench.board.reliability import SPLITS, cannot_separate, halves, kendall, krippendorff
 from xbench.board.statistics import positions
+from xbench.board.table import Key
 
 
 def table(methods: int = 6, images: int = 30, signal: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -141,3 +142,12 @@ def test_a_metric_that_cannot_tell_methods_apart_is_marked() -> None:
     assert "noise<br>SSIM ↑<br>⚠ cannot tell methods apart" in page
     assert page.count("cannot tell methods apart") == 1
     assert "| 0 of 6 ⚠" in " ".join(page.split("## Do the metrics")[1].split())
+
+
+def test_columns_are_numbered_alike_wherever_they_are_compared() -> None:
+    results = robustness()
+    # As after a method that has no consistency: the order of the results with scores is another one than that of the columns.
+    holes = [result("hole", columns=r.columns, metric=r.metric, status="n/a") for r in results if r.method == "method-0"]
+    made = board([*holes, *sorted(results, key=lambda r: r.metric, reverse=True)])
+    order = [Key(*row) for row in made.reliability[list(Key._fields)].values.tolist()]
+    assert order == list(made.agreement.index) == list(made.comparisons) == [key for key in made.columns if key in made.scores]
