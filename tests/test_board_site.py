@@ -145,3 +145,12 @@ def test_curves_show_their_values_where_they_are() -> None:
     ]
     assert points[1] == pytest.approx(np.mean([points[0], points[2]], axis=0), abs=0.1)
     assert points[0][1] > points[2][1]
+
+
+def test_names_of_points_do_not_cover_each_other() -> None:
+    places = [(0.0, 10.0), (0.0, 10.0), (5.0, 14.0), (500.0, 10.0)]
+    found = svg.heights(["first", "second", "third", "far"], places)
+    assert found[0] == found[3] == 10
+    first, second, third = sorted(found[:3])
+    assert second - first >= 12
+    assert third - second >= 12
