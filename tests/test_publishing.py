@@ -12,7 +12,7 @@ import pytest
 from conftest import Outcome
 
 from xbench.method import METHODS
-from xbench.run.runner import revision
+from xbench.run.machine import revision
 from xbench.store import Store
 
 Cli = Callable[..., Outcome]
@@ -169,6 +169,7 @@ def test_other_seeds_and_several_suites_on_one_board(xbench: Cli, suite: Path, s
     site = (tmp_path / "out" / "mine.html").read_text()
     assert '<section id="gallery">' in site
     assert site.count('alt="map of ') == 3 * 6
+    assert (tmp_path / "out" / "overall.html").read_text().count('alt="map of ') == 3 * (6 + 4)
 
 
 def test_papers_prints_or_writes(xbench: Cli, suite: Path, store: Path, tmp_path: Path) -> None:
