@@ -105,7 +105,13 @@ def test_the_gallery_has_the_same_images_for_all_methods() -> None:
     zero = np.zeros((28, 28), np.float32)
     images = tuple((i, image_uri(zero[None])) for i in ("0000", "0001"))
     text = page(
-        made, "b", Gallery(images, {"a": (map_uri(shades(zero)),) * 2, "b": (map_uri(shades(zero + 1)),) * 2}, {"a": (map_uri(shades(zero)),) * 2})
+        made,
+        "b",
+        Gallery(
+            images,
+            {"a": (map_uri(shades(zero)),) * 2, "b": (map_uri(shades(zero + 1)),) * 2},
+            {"a": (map_uri(shades(zero)),) * 2},
+        ),
     )
     gallery = text.split('<section id="gallery">')[1].split("</section>")[0]
     assert gallery.count("<img") == 2 + 3 * 2
