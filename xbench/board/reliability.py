@@ -40,8 +40,8 @@ def reliability(
 
     Columns: those of ``Key``; methods, images; friedman_p, concordance (Kendall's W); separated and pairs (of methods);
     halves with low and high (`halves`); seeds with low and high (`seeds`; NaN without results at other seeds); alpha with low
-    and high (`krippendorff`); above_random and beside_random: how many methods are better than the control ``random`` with confidence,
-    of how many.
+    and high (`krippendorff`); above_random and beside_random: how many methods are better than the control ``random`` with
+    confidence, of how many.
     """
     other = [ranked_scores(again, summary_table(again)) for again in repeats]
     above = _above_random(results)
