@@ -30,7 +30,8 @@ def gallery(plan: Plan) -> Gallery | None:
     """
     from xbench.board.gallery import Gallery, image_uri, map_uri
 
-    maps, uncertainty = {}, {}
+    maps: dict[str, tuple[str, ...]] = {}
+    uncertainty: dict[str, tuple[str, ...]] = {}
     batch = _batch(plan)
     for method, of, found, _ in _pictures(plan, batch):
         (uncertainty if of else maps)[(of or method).spec] = tuple(map_uri(one) for one in found)
