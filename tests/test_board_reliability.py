@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from board_results import LIPSCHITZ, RAW, SSIM, board, result
+from board_results import LIPSCHITZ, RAW, SSIM, board, result, robustness
 
 from xbench.board.markdown import markdown
 from xbench.board.reliability import SPLITS, cannot_separate, halves, kendall, krippendorff
+from xbench.board.statistics import positions
+from xbench.board.table import Key
 
 
 def table(methods: int = 6, images: int = 30, signal: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -43,14 +45,38 @@ def slow_alpha(values: np.ndarray) -> float:
 @pytest.mark.parametrize("signal", [0.0, 0.3, 3.0])
 def test_alpha_equals_its_definition(signal: float) -> None:
     values = np.round(table(4, 7, signal), 1)
-    assert krippendorff(values) == pytest.approx(slow_alpha(values))
+    assert krippendorff(values)[0] == pytest.approx(slow_alpha(values))
+
+
+def test_the_interval_of_alpha_equals_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xbench.board.statistics.RESAMPLES", 60)
+    values = table(4, 7, 0.5)
+    # Every resample from its pairs of different images and of all its ratings.
+    found = []
+    for drawn in np.concatenate(list(positions(7))):
+        ranks = scipy.stats.rankdata(values, axis=0)[:, drawn]
+        pairs = [(i, j) for i, j in itertools.permutations(range(7), 2) if drawn[i] != drawn[j]]
+        observed = np.mean([(row[i] - row[j]) ** 2 for row in ranks for i, j in pairs])
+        every = ranks.ravel()
+        expected = sum((a - b) ** 2 for a, b in itertools.product(every, every)) / (len(every) * (len(every) - 1))
+        found.append(1 - observed / expected)
+    assert len(found) == 60
+    _, low, high = krippendorff(values)
+    assert (low, high) == pytest.approx(np.quantile(found, [0.025, 0.975]))
+
+
+def test_the_interval_of_alpha_covers_chance_and_narrows_with_images() -> None:
+    few, many = krippendorff(table(6, 20, 0.0)), krippendorff(table(6, 400, 0.0))
+    assert few[1] < 0 < few[2]
+    assert many[1] < 0 < many[2]
+    assert many[2] - many[1] < (few[2] - few[1]) / 3
 
 
 def test_alpha_is_one_for_agreement_and_near_zero_for_chance() -> None:
-    assert krippendorff(np.arange(5.0)[:, None] + np.zeros((5, 8))) == 1
-    assert abs(krippendorff(table(6, 400, 0.0))) < 0.02
-    assert math.isnan(krippendorff(table(1, 9)))
-    assert math.isnan(krippendorff(np.ones((3, 5))))
+    assert krippendorff(np.arange(5.0)[:, None] + np.zeros((5, 8))) == pytest.approx([1, 1, 1])
+    assert abs(krippendorff(table(6, 400, 0.0))[0]) < 0.02
+    assert all(map(math.isnan, krippendorff(table(1, 9))))
+    assert all(map(math.isnan, krippendorff(np.ones((3, 5)))))
 
 
 def test_halves_equal_a_slow_loop() -> None:
@@ -116,3 +142,12 @@ def test_a_metric_that_cannot_tell_methods_apart_is_marked() -> None:
     assert "noise<br>SSIM ↑<br>⚠ cannot tell methods apart" in page
     assert page.count("cannot tell methods apart") == 1
     assert "| 0 of 6 ⚠" in " ".join(page.split("## Do the metrics")[1].split())
+
+
+def test_columns_are_numbered_alike_wherever_they_are_compared() -> None:
+    results = robustness()
+    # As after a method that has no consistency: the order of the results with scores is another one than that of the columns.
+    holes = [result("hole", columns=r.columns, metric=r.metric, status="n/a") for r in results if r.method == "method-0"]
+    made = board([*holes, *sorted(results, key=lambda r: r.metric, reverse=True)])
+    order = [Key(*row) for row in made.reliability[list(Key._fields)].values.tolist()]
+    assert order == list(made.agreement.index) == list(made.comparisons) == [key for key in made.columns if key in made.scores]

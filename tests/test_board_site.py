@@ -14,7 +14,7 @@ import pytest
 from board_results import HOSTILE, board, result, robustness
 
 from xbench.board import svg
-from xbench.board.gallery import LARGEST, Gallery, image_uri, map_uri
+from xbench.board.gallery import LARGEST, Gallery, image_uri, map_uri, shades
 from xbench.board.site import page
 
 
@@ -105,7 +105,13 @@ def test_the_gallery_has_the_same_images_for_all_methods() -> None:
     zero = np.zeros((28, 28), np.float32)
     images = tuple((i, image_uri(zero[None])) for i in ("0000", "0001"))
     text = page(
-        made, "b", Gallery(images, {"a": (map_uri(zero),) * 2, "b": (map_uri(zero + 1),) * 2}, {"a": (map_uri(zero),) * 2})
+        made,
+        "b",
+        Gallery(
+            images,
+            {"a": (map_uri(shades(zero)),) * 2, "b": (map_uri(shades(zero + 1)),) * 2},
+            {"a": (map_uri(shades(zero)),) * 2},
+        ),
     )
     gallery = text.split('<section id="gallery">')[1].split("</section>")[0]
     assert gallery.count("<img") == 2 + 3 * 2
@@ -116,7 +122,7 @@ def test_pictures_are_small() -> None:
     random = np.random.default_rng(0)
     for uri in (
         image_uri(random.random((3, 224, 224), dtype=np.float32)),
-        map_uri(random.random((224, 224), dtype=np.float32)),
+        map_uri(shades(random.random((224, 224), dtype=np.float32))),
     ):
         data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
         assert int.from_bytes(data[16:20], "big") == LARGEST
@@ -145,3 +151,12 @@ def test_curves_show_their_values_where_they_are() -> None:
     ]
     assert points[1] == pytest.approx(np.mean([points[0], points[2]], axis=0), abs=0.1)
     assert points[0][1] > points[2][1]
+
+
+def test_names_of_points_do_not_cover_each_other() -> None:
+    places = [(0.0, 10.0), (0.0, 10.0), (5.0, 14.0), (500.0, 10.0)]
+    found = svg.heights(["first", "second", "third", "far"], places)
+    assert found[0] == found[3] == 10
+    first, second, third = sorted(found[:3])
+    assert second - first >= 12
+    assert third - second >= 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 from conftest import Outcome
 
+from xbench.method import METHODS
+from xbench.run.machine import revision
 from xbench.store import Store
 
 Cli = Callable[..., Outcome]
@@ -118,6 +121,22 @@ def test_export_is_tidy_in_both_formats(xbench: Cli, suite: Path, store: Path, t
     assert "must end in .csv or .parquet" in wrong.err
 
 
+def test_results_say_which_commit_computed_them(store: Path) -> None:
+    commit = revision()
+    (part,) = (store / "results").glob("*/*/random/*/part-000.json")
+    assert json.loads(part.read_text())["record"]["machine"].get("revision", "") == commit
+    assert re.fullmatch(r"([0-9a-f]{7,40}(-dirty)?)?", commit)
+
+
+def test_methods_with_an_uncertainty_name_it() -> None:
+    named = {cls.name: cls().uncertainty() for cls in METHODS}
+    assert {name: other.spec for name, other in named.items() if other} == {
+        "vp": 'vp(output="std")',
+        "varsal": 'varsal(output="std")',
+    }
+    assert METHODS.make('vp(output="std")').uncertainty() is None
+
+
 def test_two_stores_are_compared(xbench: Cli, suite: Path, store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert xbench("run", "--suite", suite, "--store", other, "-m", "gradient", "-m", "random").status == 0
@@ -150,6 +169,7 @@ def test_other_seeds_and_several_suites_on_one_board(xbench: Cli, suite: Path, s
     site = (tmp_path / "out" / "mine.html").read_text()
     assert '<section id="gallery">' in site
     assert site.count('alt="map of ') == 3 * 6
+    assert (tmp_path / "out" / "overall.html").read_text().count('alt="map of ') == 3 * (6 + 4)
 
 
 def test_papers_prints_or_writes(xbench: Cli, suite: Path, store: Path, tmp_path: Path) -> None:

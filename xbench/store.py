@@ -51,7 +51,7 @@ class Store:
     def __init__(self, root: Path, report: Callable[[str], None] = print, *, create: bool = True) -> None:
         self.root = root
         self.report = report
-        self._writes = create
+        self.read_only = not create
         self._index: dict[Path, dict[str, Path]] = {}
         if create:
             try:
@@ -66,6 +66,11 @@ class Store:
     def cell(self, subset: str, classifier: str, method: str, metric: str, key: str) -> Path:
         """The folder of a cell, addressed by its specs (for people) and its key (for the program)."""
         return self.root / "results" / slug(subset) / slug(classifier) / slug(method) / f"{slug(metric)}-{key[:16]}"
+
+    def cells(self, subset: str, classifier: str, method: str, metric: str) -> list[Path]:
+        """The folders of all stored cells of these specs, whatever their keys, by name."""
+        folder = self.cell(subset, classifier, method, metric, "")
+        return sorted(folder.parent.glob(folder.name + "*"))
 
     def read_part(self, cell: Path, index: int) -> dict[str, Any] | None:
         """A stored part, or None if it is missing or damaged (which is reported)."""
@@ -111,7 +116,7 @@ class Store:
             fresh = compute(positions).cpu()
             names = [ids[i] for i in positions]
             path = folder / f"{digest(names)[:16]}.safetensors"
-            if self._writes:
+            if not self.read_only:
                 try:
                     save_weights(path, {"maps": fresh}, {"ids": names})
                 except OSError as error:
@@ -163,7 +168,7 @@ class Store:
         if kept is None:
             kept = requested or default
             forms[name] = {"batch_size": kept}
-            if self._writes:
+            if not self.read_only:
                 self._write(path, forms)
         if requested not in (None, kept):
             raise XbenchError(

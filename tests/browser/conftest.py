@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from board_results import HOSTILE, result, robustness
 
 from xbench.board import Board, make_board, write
-from xbench.board.gallery import Gallery, image_uri, map_uri
+from xbench.board.gallery import Gallery, image_uri, map_uri, shades
 
 FLAGS = (
     "--headless",
@@ -50,7 +50,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 def pictures(board: Board) -> Gallery:
     random = np.random.default_rng(0)
     images = tuple((f"{i:04d}", image_uri(random.random((1, 28, 28), dtype=np.float32))) for i in range(3))
-    maps = {m: tuple(map_uri(random.random((28, 28), dtype=np.float32)) for _ in range(3)) for m in board.ordered}
+    maps = {m: tuple(map_uri(shades(random.random((28, 28), dtype=np.float32))) for _ in range(3)) for m in board.ordered}
     return Gallery(images, maps, {board.ordered[0]: maps[board.ordered[0]]})
 
 

@@ -14,10 +14,10 @@ from xbench.errors import XbenchError
 from xbench.files import atomic
 
 
-def write(board: Board, folder: Path, name: str, gallery: Gallery | None = None) -> list[Path]:
+def write(board: Board, folder: Path, name: str, *galleries: Gallery) -> list[Path]:
     """Writes a board into ``folder`` (made if needed) and returns the paths written; the same results give the same bytes.
 
-    ``<name>.md`` is the page, ``<name>.html`` the same with drawings, every image and the maps of ``gallery``,
+    ``<name>.md`` is the page, ``<name>.html`` the same with drawings, every image and the maps of ``galleries``,
     ``<name>.csv`` the summary, ``<name>-images.csv`` the score of every image (6 significant
     digits); if any method is ranked, ``<name>-ranks.png``, ``.svg``, ``.csv`` and ``.tex`` are the rank matrix, and
     ``<name>-metrics.csv`` says how far each metric can be trusted. A file appears whole or not at all.
@@ -35,7 +35,7 @@ def write(board: Board, folder: Path, name: str, gallery: Gallery | None = None)
         contents[f"{name}-ranks.tex"] = rank_latex(board).encode()
         trust = board.reliability.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         contents[f"{name}-metrics.csv"] = trust.encode()
-    contents[f"{name}.html"] = page(board, name, gallery).encode()
+    contents[f"{name}.html"] = page(board, name, *galleries).encode()
     # The page comes last: what it links to is there when it appears.
     contents[f"{name}.md"] = markdown(board, name).encode()
     return [_write(folder / file, content) for file, content in contents.items()]

@@ -32,8 +32,8 @@ NOTES = f"""\
   method is not ranked in that column.
 - Controls never ask the classifier. They are not ranked: a score that a control reaches says nothing about the classifier.
 - {{site}}, opened in a browser, is this page with tables to sort and filter, critical differences, curves, cost, every image.
-- {{summary}} has every number of the scores, with medians and standard deviations over images and draws, {{images}} every
-  image's score.
+- {{summary}} has every number of the scores, with medians and standard deviations over images and draws, and {{images}},
+  which `xbench board` writes beside this page, every image's score.
 """
 INDISTINCT = "⚠: the metric separates no two of the ranked methods on these images; its ranks are as good as drawn by lot."
 
@@ -43,7 +43,7 @@ def markdown(board: Board, name: str) -> str:
     footnotes: dict[str, str] = {}
     controls = set(board.summary.loc[board.summary["control"], "method"])
     methods = [method for method in board.ordered if method not in controls]
-    notes = NOTES.format(site=link(f"{name}.html"), summary=link(f"{name}.csv"), images=link(f"{name}-images.csv"))
+    notes = NOTES.format(site=link(f"{name}.html"), summary=link(f"{name}.csv"), images=escape(f"{name}-images.csv"))
     parts = [
         f"# {escape(board.title)}",
         board.description.strip(),

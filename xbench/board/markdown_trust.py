@@ -15,7 +15,8 @@ NOTES = f"""\
 - Friedman: p of the hypothesis that all methods are equally good, and Kendall's W (1: every image ranks the methods alike).
 - Other images: Kendall's tau between the rankings on two random halves of the images, mean and 95 % of {SPLITS} splits.
 - Other seeds: the same between runs with different seeds, with its bootstrap interval over images; - without such runs.
-- Alpha: Krippendorff's alpha of the images as raters of the methods; 0 is what chance gives.
+- Alpha: Krippendorff's alpha of the images as raters of the methods, with its bootstrap interval over images; 0 is what
+  chance gives.
 - Above random: methods that score better than the random control with confidence.
 """
 
@@ -50,7 +51,7 @@ def trust_table(board: Board) -> str:
                 f"{p_value(row.friedman_p)}, {number_or_dash(row.concordance)}",
                 interval(row.halves, row.halves_low, row.halves_high),
                 interval(row.seeds, row.seeds_low, row.seeds_high),
-                number_or_dash(row.alpha),
+                interval(row.alpha, row.alpha_low, row.alpha_high),
                 f"{row.above_random!s} of {row.beside_random!s}" if row.beside_random else "-",
             ]
         )

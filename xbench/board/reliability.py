@@ -12,7 +12,7 @@ from scipy import stats
 from xbench.board.columns import ColumnScores, ranked_scores
 from xbench.board.paired import advantages
 from xbench.board.significance import Comparison
-from xbench.board.statistics import resampled_means
+from xbench.board.statistics import resampled_means, times_drawn
 from xbench.board.table import Key, summary_table
 from xbench.result import Result
 
@@ -22,7 +22,7 @@ SPLITS = 500
 """Random halves of the images (own decision)."""
 RESAMPLES = 500
 """Resamples of the images for the interval of the agreement over seeds (own decision)."""
-MEASURES = ("halves", "halves_low", "halves_high", "seeds", "seeds_low", "seeds_high", "alpha")
+MEASURES = ("halves", "halves_low", "halves_high", "seeds", "seeds_low", "seeds_high", "alpha", "alpha_low", "alpha_high")
 
 
 def cannot_separate(comparison: Comparison | None) -> bool:
@@ -39,17 +39,17 @@ def reliability(
     """One row per ranked column, of the methods that are scored on the same images.
 
     Columns: those of ``Key``; methods, images; friedman_p, concordance (Kendall's W); separated and pairs (of methods);
-    halves with low and high (`halves`); seeds with low and high (`seeds`; NaN without results at other seeds); alpha
-    (`krippendorff`); above_random and beside_random: how many methods are better than the control ``random`` with confidence,
-    of how many.
+    halves with low and high (`halves`); seeds with low and high (`seeds`; NaN without results at other seeds); alpha with low
+    and high (`krippendorff`); above_random and beside_random: how many methods are better than the control ``random`` with
+    confidence, of how many.
     """
     other = [ranked_scores(again, summary_table(again)) for again in repeats]
     above = _above_random(results)
     rows = []
     for key, comparison in comparisons.items():
         ours = scores[key][0]
-        measured = [*halves(ours.values), *seeds(ours, [sets[key][0] for sets in other if key in sets])]
-        measured.append(krippendorff(ours.values))
+        again = [sets[key][0] for sets in other if key in sets]
+        measured = [*halves(ours.values), *seeds(ours, again), *krippendorff(ours.values)]
         beats, beside = above.get(key, (0, 0))
         rows.append(
             {
@@ -106,21 +106,33 @@ def seeds(scores: ColumnScores, repeats: Sequence[ColumnScores]) -> tuple[float,
     return float(point[0]), low, high
 
 
-def krippendorff(values: Floats) -> float:
-    """Krippendorff's alpha of the images as raters of the methods, scores (m, n): 1 = every image ranks the methods alike.
+def krippendorff(values: Floats) -> tuple[float, float, float]:
+    """Krippendorff's alpha of the images as raters of the methods, scores (m, n), with its 95 % interval.
 
-    0 is what chance gives. The ratings are the ranks within an image (ties share the average rank), their distance is the
-    squared difference; without ties this is the ordinal alpha, which Tomsett et al. 2020 (https://arxiv.org/abs/1912.01451)
-    use. NaN with fewer than 2 methods or images.
+    1: every image ranks the methods alike; 0 is what chance gives. The ratings are the ranks within an image (ties share the
+    average rank), their distance is the squared difference; without ties this is the ordinal alpha, which Tomsett et al. 2020
+    (https://arxiv.org/abs/1912.01451) use. The interval is the percentile bootstrap over images, at the positions of all other
+    intervals; pairs of an image with itself, which a resample has, are no agreement and do not count (own decision).
+    NaN with fewer than 2 methods or images.
     """
-    good = values[:, np.isfinite(values).all(0)].astype(np.float32)
+    good = values[:, np.isfinite(values).all(0)]
     methods, images = good.shape
     if methods < 2 or images < 2:
-        return float("nan")
-    ranks = stats.rankdata(good, axis=0)
-    within = ranks.var(1, ddof=1).mean()
-    total = ranks.var(ddof=1)
-    return float(1 - within / total) if total > 0 else float("nan")
+        return (float("nan"),) * 3
+    ranks = stats.rankdata(good.astype(np.float32), axis=0) - (methods + 1) / 2
+    point = _alphas(ranks, np.ones((1, images)))
+    _, low, high = _summed_up(np.concatenate([_alphas(ranks, times) for times in times_drawn(images)]))
+    return float(point[0]), low, high
+
+
+def _alphas(ranks: Floats, times: Floats) -> Floats:
+    """Krippendorff's alpha (s,) of ranks (m, n) less their mean, of which sample s has image i ``times[s, i]`` times."""
+    methods, images = ranks.shape
+    spread = times @ (ranks**2).sum(0) / images
+    common = ((times @ ranks.T / images) ** 2).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        within = (spread - common) / methods * images**2 / (images**2 - (times**2).sum(1))
+        return np.asarray(1 - within / (spread * images / (methods * images - 1)), dtype=np.float64)
 
 
 def correlations(summary: pd.DataFrame) -> pd.DataFrame:

@@ -32,25 +32,25 @@ SECTIONS = {
 }
 
 
-def page(board: Board, name: str, gallery: Gallery | None = None) -> str:
-    """The page of a board whose files are called ``name``, with the maps of ``gallery`` where there are any.
+def page(board: Board, name: str, *galleries: Gallery) -> str:
+    """The page of a board whose files are called ``name``, with the maps of ``galleries``.
 
     The same board gives the same page. All text is escaped; the content-security policy forbids every request, and every script
     and style but the two whose hashes it lists.
     """
     style, script = ((TEMPLATES / file).read_text() for file in ("board.css", "board.js"))
     drawn = charts(board)
-    data = drill_down(board, gallery)
+    data = drill_down(board, galleries)
     parts: dict[str, Any] = {
         "matrices": matrices(board),
         "diagrams": diagrams(board),
         "trust": trust(board),
         "charts": drawn,
         "scatter": cost_against_quality(board),
-        "gallery": _pictures(board, gallery),
+        "galleries": [_pictures(board, one) for one in galleries if one.maps],
     }
     empty = {"ranks": "matrices", "differences": "diagrams", "trust": "trust", "curves": "charts", "cost": "scatter"}
-    empty["gallery"] = "gallery"
+    empty["gallery"] = "galleries"
     return _template().render(
         title=clean(board.title),
         description=clean(board.description),
@@ -86,14 +86,13 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _pictures(board: Board, gallery: Gallery | None) -> dict[str, Any] | None:
+def _pictures(board: Board, gallery: Gallery) -> dict[str, Any]:
     """The gallery's rows, in the order of the board; a method's uncertainty follows its maps."""
-    if gallery is None or not gallery.maps:
-        return None
     names = short_names(board.summary)
     pictured = []
     for method in board.ordered:
         for uncertain, maps in enumerate((gallery.maps, gallery.uncertainty)):
             if method in maps:
                 pictured.append({"name": clean(names[method]), "uncertain": bool(uncertain), "maps": maps[method]})
-    return {"images": [{"id": clean(image), "src": src} for image, src in gallery.images], "rows": pictured}
+    images = [{"id": clean(image), "src": src} for image, src in gallery.images]
+    return {"title": clean(gallery.title), "images": images, "rows": pictured}

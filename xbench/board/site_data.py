@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -134,8 +135,9 @@ def trust(board: Board) -> dict[str, Any] | None:
         apart = f"{row.separated} of {row.pairs}{' ⚠' if cannot_separate(board.comparisons[key]) else ''}"
         halves = interval(row.halves, row.halves_low, row.halves_high)
         seeds = interval(row.seeds, row.seeds_low, row.seeds_high)
+        alpha = interval(row.alpha, row.alpha_low, row.alpha_high)
         above = f"{row.above_random!s} of {row.beside_random!s}" if row.beside_random else "-"
-        agreeing = [number_or_dash(row.concordance), halves, seeds, number_or_dash(row.alpha)]
+        agreeing = [number_or_dash(row.concordance), halves, seeds, alpha]
         made.append([titles[-1], apart, p_value(row.friedman_p), *agreeing, above])
     agreement = [
         {"title": name, "cells": [(number_or_dash(v), _shade(v)) for v in values]}
@@ -161,7 +163,7 @@ def legend(board: Board, charts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def drill_down(board: Board, gallery: Gallery | None) -> dict[str, Any]:
+def drill_down(board: Board, galleries: Sequence[Gallery]) -> dict[str, Any]:
     """The scores of the first images: per column and method a list, and which images (by number) it is of."""
     names, ordered = short_names(board.summary), board.ordered
     numbered: dict[str, int] = {}
@@ -177,7 +179,7 @@ def drill_down(board: Board, gallery: Gallery | None) -> dict[str, Any]:
             of.append(sets.setdefault(place, len(sets)))
             scores.append([_short(v) for v in result.scores[key.column][:IMAGES]] if result else [])
         columns.append({"title": title(board, key), "scores": scores, "sets": of})
-    pictures = {numbered[image]: src for image, src in gallery.images if image in numbered} if gallery else {}
+    pictures = {numbered[image]: src for one in galleries for image, src in one.images if image in numbered}
     return {
         "methods": [clean(names[method]) for method in ordered],
         "images": [clean(image) for image in numbered],

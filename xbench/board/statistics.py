@@ -77,6 +77,18 @@ def positions(n: int) -> Iterator[NDArray[np.int64]]:
         yield generator.integers(n, size=(min(rows, RESAMPLES - start), n))
 
 
+def times_drawn(n: int, resamples: int | None = None) -> Iterator[Floats]:
+    """How often each of n images is in each of the first resamples, arrays (r, n) in chunks."""
+    left = RESAMPLES if resamples is None else resamples
+    for drawn in positions(n):
+        chunk = drawn[:left]
+        left -= len(chunk)
+        flat = chunk + n * np.arange(len(chunk))[:, None]
+        yield np.bincount(flat.ravel(), minlength=flat.size).reshape(flat.shape).astype(np.float64)
+        if left == 0:
+            return
+
+
 def resampled_means(centred: Floats, finite: NDArray[np.bool_], resamples: int = RESAMPLES) -> Floats:
     """The means (resamples, s) of scores (s, n) that are 0 where not finite, over the first resamples of the images.
 
@@ -85,17 +97,9 @@ def resampled_means(centred: Floats, finite: NDArray[np.bool_], resamples: int =
     n = centred.shape[1]
     whole = bool(finite.all())
     means: list[Floats] = []
-    left = resamples
-    for drawn in positions(n):
-        chunk = drawn[:left]
-        left -= len(chunk)
-        # How often each image was drawn turns all means of the chunk into one matrix product.
-        flat = chunk + n * np.arange(len(chunk))[:, None]
-        times = np.bincount(flat.ravel(), minlength=flat.size).reshape(flat.shape).astype(np.float64)
+    for times in times_drawn(n, resamples):  # which turns all means of a chunk into one matrix product
         with np.errstate(invalid="ignore"):
             means.append(times @ centred.T / (n if whole else times @ finite.T.astype(np.float64)))
-        if left == 0:
-            break
     return np.concatenate(means)
 
 

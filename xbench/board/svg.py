@@ -21,7 +21,8 @@ def critical_difference(names: Sequence[str], ranks: Floats, difference: float) 
     order = np.argsort(ranks, kind="stable")
     ranks, names = ranks[order], [names[i] for i in order]
     count = len(names)
-    left, right = 190, WIDTH - 190
+    width, margin = 860, 262  # names of 36 characters with their ranks have room beside the axis
+    left, right = margin, width - margin
     groups = cliques(ranks, difference)
     below = 62 + 9 * len(groups)
     half = -(-count // 2)
@@ -44,7 +45,7 @@ def critical_difference(names: Sequence[str], ranks: Floats, difference: float) 
         edge = left - 8 if leftwards else right + 8
         parts += [_path([(x(rank), 50), (x(rank), y), (edge, y)], "lead")]
         parts.append(_text(edge + (-4 if leftwards else 4), y + 4, f"{name}  {rank:.2f}", "end" if leftwards else "start"))
-    return _svg(height, parts, "Critical-difference diagram of the mean ranks over images")
+    return _svg(height, parts, "Critical-difference diagram of the mean ranks over images", width)
 
 
 def cliques(ranks: Floats, difference: float) -> list[tuple[int, int]]:
@@ -75,7 +76,7 @@ def curves(series: Sequence[tuple[int, str, Floats]], ends: tuple[float, float],
 
 def scatter(points: Sequence[tuple[str, float, float]], label: str, upward: str) -> Markup:
     """Points (name, cost, quality) over a logarithmic axis of cost (1 + passes); small quality, a mean rank, is at the top."""
-    left, right, top, bottom, height = 52, WIDTH - 130, 16, 328, 372
+    left, right, top, bottom, height = 52, WIDTH - 200, 16, 428, 472
     costs = np.log10(1 + np.array([cost for _, cost, _ in points]))
     low, high = _padded(min(rank for _, _, rank in points), max(rank for _, _, rank in points))
     widest = max(float(costs.max()), 1.0)
@@ -87,12 +88,31 @@ def scatter(points: Sequence[tuple[str, float, float]], label: str, upward: str)
     for value in _ticks(low, high):
         y = top + (value - low) / (high - low) * (bottom - top)
         parts += [_line(left - 5, y, left, y, "axis"), _text(left - 8, y + 4, f"{value:g}", "end")]
-    for (name, _, rank), cost in zip(points, costs.tolist(), strict=True):
-        x, y = left + (right - left) * cost / widest, top + (rank - low) / (high - low) * (bottom - top)
+    places = [
+        (left + (right - left) * cost / widest, top + (rank - low) / (high - low) * (bottom - top))
+        for (_, _, rank), cost in zip(points, costs.tolist(), strict=True)
+    ]
+    names = [name for name, _, _ in points]
+    for name, (x, y), label_y in zip(names, places, heights(names, places), strict=True):
         parts.append(Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4"></circle>').format(x, y))
-        parts.append(_text(x + 8, y + 4, name, "start"))
+        if label_y > y:
+            parts.append(_line(x, y, x + 8, label_y, "lead"))
+        parts.append(_text(x + 8, label_y + 4, name, "start"))
     parts += [_text((left + right) / 2, height - 6, label, "middle"), _text(left + 6, top, upward, "start")]
     return _svg(height, parts, f"{upward} against {label}")
+
+
+def heights(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[float]:
+    """Where the names of points (x, y) are written so that none lies on another: beside its point or, if need be, below."""
+    taken: list[tuple[float, float, float]] = []
+    found = [0.0] * len(names)
+    for i in sorted(range(len(names)), key=lambda i: places[i][1]):
+        (x, y), width = places[i], 7 * len(names[i]) + 12
+        while any(abs(y - other) < 12 and x < end and start < x + width for start, end, other in taken):
+            y += 3
+        taken.append((x, x + width, y))
+        found[i] = y
+    return found
 
 
 def _axes(
@@ -134,6 +154,6 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
-def _svg(height: float, parts: Sequence[Markup], label: str) -> Markup:
-    head = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(WIDTH, height, label)
+def _svg(height: float, parts: Sequence[Markup], label: str, width: int = WIDTH) -> Markup:
+    head = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(width, height, label)
     return head + Markup("").join(map(escape, parts)) + Markup("</svg>")

@@ -62,12 +62,14 @@ def board(
     Several suites have a board each, and one together with the mean ranks over all of them.
     """
     from xbench.board import make_board, terminal
+    from xbench.board.gallery import merged
     from xbench.run.runner import collect
 
     method = named(method, methods)
     folder = out or store / "boards"
     results: dict[str, list[Result]] = {}
     repeats: dict[int, list[Result]] = {seed: [] for seed in other_seed or ()}
+    pictures: list[Gallery] = []
     plan = functools.partial(
         plan_of,
         store=store,
@@ -96,7 +98,8 @@ def board(
         if made.suite.title in results:
             raise XbenchError(f"suite {one!r}: two of the suites have the title {made.suite.title!r}")
         results[made.suite.title] = found
-        show_and_write(made, found, folder, command(one), repeats=again)
+        shown = show_and_write(made, found, folder, command(one), repeats=again)
+        pictures += [shown] if shown else []
     if len(results) > 1:
         commands = "\n".join(map(command, suite))
         every = _different([result for found in results.values() for result in found])
@@ -104,7 +107,7 @@ def board(
         others = [_different(more) for more in repeats.values()]
         overall = make_board(every, title, reproduce=commands, benchmarks=results, repeats=others)
         terminal.show(overall, console)
-        _write(overall, folder, name)
+        _write(overall, folder, name, *merged(pictures))
 
 
 def compare(
@@ -187,21 +190,23 @@ def export(
 
 def show_and_write(
     plan: Plan, results: Sequence[Result], folder: Path, command: str, *, repeats: Sequence[Sequence[Result]] = ()
-) -> None:
-    """Prints the board of a plan and writes its files, naming them."""
+) -> Gallery | None:
+    """Prints the board of a plan and writes its files, naming them; returns the pictures of its page."""
     from xbench.board import make_board, terminal
     from xbench.cli.gallery import gallery
 
     suite = plan.suite
     made = make_board(results, title=suite.title, description=suite.description, reproduce=command, repeats=repeats)
     terminal.show(made, console)
-    _write(made, folder, suite.name, gallery(plan))
+    pictures = gallery(plan)
+    _write(made, folder, suite.name, *([pictures] if pictures else []))
+    return pictures
 
 
-def _write(made: Board, folder: Path, name: str, pictures: Gallery | None = None) -> None:
+def _write(made: Board, folder: Path, name: str, *pictures: Gallery) -> None:
     from xbench.board import write
 
-    paths = write(made, folder, name, pictures)
+    paths = write(made, folder, name, *pictures)
     console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xbench.errors import NotApplicable
+from xbench.errors import NotApplicable, XbenchError
 
 if TYPE_CHECKING:
-    from xbench.board.gallery import Gallery
+    from xbench.board.gallery import Gallery, Shades
     from xbench.method import Method
     from xbench.run.cells import Plan
     from xbench.subset import Batch
@@ -28,32 +29,59 @@ def gallery(plan: Plan) -> Gallery | None:
     Nothing is explained for it but by trained networks, which takes no classifier pass.
     """
     from xbench.board.gallery import Gallery, image_uri, map_uri
+
+    maps: dict[str, tuple[str, ...]] = {}
+    uncertainty: dict[str, tuple[str, ...]] = {}
+    batch = _batch(plan)
+    for method, of, found, _ in _pictures(plan, batch):
+        (uncertainty if of else maps)[(of or method).spec] = tuple(map_uri(one) for one in found)
+    if batch is None or not maps:
+        return None
+    images: Sequence[tuple[str, str]] = [(i, image_uri(x)) for i, x in zip(batch.ids, batch.x.cpu().numpy(), strict=True)]
+    return Gallery(tuple(images), maps, uncertainty, plan.subset.name)
+
+
+def publish_gallery(plan: Plan, to: Path) -> None:
+    """Writes a gallery's maps below ``to``, one small picture per method, in 256 steps: enough for the same gallery."""
+    from xbench.board.gallery import strip
+    from xbench.files import atomic
+
+    for _, _, found, name in _pictures(plan, _batch(plan)):
+        with atomic(to / name) as temporary:
+            temporary.write_bytes(strip(found))
+
+
+def _batch(plan: Plan) -> Batch | None:
+    """The images of the gallery with the class that is explained; None where the store has no maps at all."""
     from xbench.run.runner import make_batch
 
-    count = min([IMAGES, *(len(cell.ids) for cell in plan.cells)])
-    methods = list(dict.fromkeys(cell.method for cell in plan.cells if not cell.not_applicable))
-    if not (methods and (plan.store.root / "maps").is_dir()):
+    if not (plan.cells and any((plan.store.root / folder).is_dir() for folder in ("maps", "gallery"))):
         return None
-    batch = make_batch(plan, "evaluation", plan.subset.first(count), "predicted")
-    maps, uncertainty = {}, {}
-    for method in methods:
-        found = _maps(plan, method, batch)
-        if found is None:
-            continue
-        maps[method.spec] = tuple(map_uri(one) for one in found.numpy())
+    count = min([IMAGES, *(len(cell.ids) for cell in plan.cells)])
+    rules = {cell.metric.target_rule for cell in plan.cells}
+    return make_batch(plan, "evaluation", plan.subset.first(count), rules.pop() if len(rules) == 1 else "predicted")
+
+
+def _pictures(plan: Plan, batch: Batch | None) -> Iterator[tuple[Method, Method | None, list[Shades], Path]]:
+    """What a method, or the uncertainty of the second method, shows on each image, and where a published store keeps it."""
+    if batch is None:
+        return
+    for method in dict.fromkeys(cell.method for cell in plan.cells if not cell.not_applicable):
         other = method.uncertainty()
-        unsure = None if other is None else _maps(plan, other, batch)
-        if unsure is not None:
-            uncertainty[method.spec] = tuple(map_uri(one) for one in unsure.numpy())
-    images: Sequence[tuple[str, str]] = [(i, image_uri(x)) for i, x in zip(batch.ids, batch.x.cpu().numpy(), strict=True)]
-    return Gallery(tuple(images), maps, uncertainty) if maps else None
+        for one, of in [(method, None), *([] if other is None else [(other, method)])]:
+            found = _shades(plan, one, batch)
+            if found is None:
+                break
+            yield one, of, *found
 
 
-def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
-    """The maps on the CPU, from the store, or from a trained network, which takes no classifier pass; else None."""
+def _shades(plan: Plan, method: Method, batch: Batch) -> tuple[list[Shades], Path] | None:
+    """The maps from the published pictures, from the store, or from a trained network, which takes no classifier pass."""
+    from xbench.board.gallery import shades, taken_apart
     from xbench.explainer import Explainer
     from xbench.method import TrainedMethod
-    from xbench.store import Store
+    from xbench.registry import digest
+    from xbench.store import Store, slug
 
     store = Store(plan.store.root, plan.store.report, create=False)  # a gallery adds nothing to a store
 
@@ -65,7 +93,14 @@ def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
     explainer = Explainer(method, plan.classifier, plan.suite.seed, plan.checkpoints)
     keys = [f"{image}@{target}" for image, target in zip(batch.ids, batch.target.tolist(), strict=True)]
     try:
-        label = f"{plan.classifier.name}/{explainer.method.spec}"
-        return store.maps(explainer.key, label, keys, [0] * len(keys), compute)
+        key, spec = explainer.key, explainer.method.spec
+        name = Path("gallery") / slug(plan.classifier.name) / f"{slug(spec)}-{digest([key, *keys])[:16]}.png"
+        if (store.root / name).is_file():
+            try:
+                return taken_apart((store.root / name).read_bytes(), len(keys)), name
+            except XbenchError as error:
+                store.report(f"{store.root / name}: {error}; left out")
+        maps = store.maps(key, f"{plan.classifier.name}/{spec}", keys, [0] * len(keys), compute)
     except (NotApplicable, _NotStored):
         return None
+    return [shades(one) for one in maps.numpy()], name

@@ -50,9 +50,12 @@ def publish(
 ) -> None:
     """Copies a suite's results into a folder of published boards, with the board and the suite that makes it again.
 
+    Of the maps it copies those of the page's gallery, reduced to small pictures.
+
     Refuses results with failed or missing cells, of several versions, or computed by a checkout with uncommitted changes.
     """
     from xbench.cli.boards import show_and_write
+    from xbench.cli.gallery import publish_gallery
     from xbench.run.runner import collect
     from xbench.store import Store
 
@@ -81,6 +84,7 @@ def publish(
                 shutil.copyfile(part, folder / part.name)
         elif result.status == "failed":
             target.write_status(folder, {"status": "failed", "reason": result.reason})
+    publish_gallery(made, to)
     name = made.suite.name
     methods = list(dict.fromkeys(cell.method.spec for cell in made.cells))
     (to / f"{name}.toml").write_text(frozen_suite(made.suite, methods))
@@ -128,7 +132,7 @@ def _recomputed(published: Plan, again: Plan, cell: Cell, part: int) -> float:
 
     from xbench.run.runner import make_batch, run_part
 
-    twin = next(one for one in again.cells if one.key == cell.key)
+    twin = next(one for one in again.cells if (one.method, one.metric) == (cell.method, cell.metric))
     content = published.store.read_part(cell.folder, part)
     fresh = run_part(again, twin, part, functools.partial(make_batch, again))
     assert content is not None

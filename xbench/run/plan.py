@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -91,12 +92,25 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
         identity["machine"] = [hardware(str(classifier.device)), classifier.batch_size]
     if heldout:
         identity["heldout"] = plan.heldout.digest(heldout)
+    place = (plan.subset.name, classifier.name, method.spec, metric.spec)
     key = digest(identity)
-    folder = plan.store.cell(plan.subset.name, classifier.name, method.spec, metric.spec, key)
+    folder = plan.store.cell(*place, key)
+    if metric.measured and plan.store.read_only and not folder.is_dir():
+        for other in plan.store.cells(*place):
+            part = plan.store.read_part(other, 0)
+            if part is not None and part["key"] == digest({**identity, "machine": _measured_on(part["record"])}):
+                key, folder = part["key"], other
+                break
     cell = dataclasses.replace(cell, key=key, folder=folder, not_applicable=reason or "", heldout=heldout)
     missing = () if reason else tuple(i for i in range(len(cell.parts)) if plan.store.read_part(folder, i) is None)
     calibrated = bool(heldout and missing) and plan.store.read_part(cell.calibration, 0) is not None
     return dataclasses.replace(cell, missing=missing, calibrated=calibrated)
+
+
+def _measured_on(record: dict[str, Any]) -> list[Any]:
+    """The machine in the key of a measured part, as its record tells it: boards of other machines' results are made again."""
+    about = record.get("machine", {})
+    return [{name: about.get(name) for name in ("device", "name", "threads")}, record.get("batch_size")]
 
 
 def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:
