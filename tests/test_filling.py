@@ -205,6 +205,16 @@ def test_another_classifier_judges_and_its_passes_count(monkeypatch: pytest.Monk
         Filling(judge="mnist-cmm").not_applicable(METHODS.make("lime"), classifier)
 
 
+@pytest.mark.parametrize(("explained", "judge"), [("mnist-cnn", "mnist-resnet8"), ("mnist-resnet8", "mnist-cnn")])
+def test_digits_are_judged_by_the_other_shipped_network(explained: str, judge: str) -> None:
+    classifier, other = (CLASSIFIERS.make(spec).load() for spec in (explained, judge))
+    batch = tiny_batch(60, classifier)
+    scored = Filling()(explainer(classifier, "gray"), batch, None)
+    right = [(c(batch.x).argmax(1) == batch.label).float() for c in (classifier, other)]
+    assert scored.scores["real"].equal(right[1])
+    assert not scored.scores["real"].equal(right[0])
+
+
 def test_only_methods_with_a_fill_have_a_score() -> None:
     metric, classifier = METRICS.make("filling"), tiny_classifier((3, 64, 64))
     assert metric.not_applicable(METHODS.make("gradient"), classifier) == "no fill"
@@ -214,7 +224,7 @@ def test_only_methods_with_a_fill_have_a_score() -> None:
 
 
 def test_digits_at_the_defaults() -> None:
-    """The blur leaves most digits readable; black, gray and the inpainter in the whole box of the ink do not."""
+    """The blur leaves many digits readable; black, gray and the inpainter in the whole box of the ink do not."""
     classifier, subset = CLASSIFIERS.make("mnist-cnn").load(), DATASETS.make("mnist").load()
     ids = list(subset.ids[:40])
     x, label, boxes = subset.read(ids)
@@ -223,7 +233,7 @@ def test_digits_at_the_defaults() -> None:
     for fill in ("blur", "gray", "zero", "inpaint"):
         scores = Filling()(explainer(classifier, fill), batch, None).scores
         accuracy[fill], likeness[fill] = float(scores["accuracy"].mean()), float(scores["ms_ssim"].mean())
-        assert scores["real"].tolist() == [1] * 40
-    assert accuracy["blur"] > 0.8
+        assert float(scores["real"].mean()) >= 0.95  # the second network's, which did not choose these images
+    assert accuracy["blur"] > max(accuracy[fill] for fill in ("gray", "zero", "inpaint"))
     assert max(accuracy[fill] for fill in ("gray", "zero", "inpaint")) < 0.35
     assert likeness["blur"] > max(likeness[fill] for fill in ("gray", "zero", "inpaint"))
