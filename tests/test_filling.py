@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -137,6 +138,23 @@ def test_equals_the_definition_image_by_image(fill: str, backbone: Path) -> None
             assert float(scored.scores[name][i]) == float(top == int(batch.label[i]))
         assert float(scored.scores["ms_ssim"][i]) == pytest.approx(float(ms_ssim(real, filled)))
         assert float(scored.scores["lpips"][i]) == pytest.approx(float(lpips_distance(backbone)(real, filled)), abs=1e-6)
+
+
+def test_a_mask_is_filled_instead_of_the_boxes() -> None:
+    """A mask of the boxes' own pixels gives the same, another one what replacing its pixels gives."""
+    classifier = tiny_classifier((3, 40, 48))
+    batch = tiny_batch(4, classifier)
+    assert batch.boxes is not None
+    boxed = box_masks(batch.boxes, batch.x)[:, 0].bool()
+    by_box = Filling()(explainer(classifier, "gray"), batch, None)
+    by_mask = Filling()(explainer(classifier, "gray"), dataclasses.replace(batch, masks=list(boxed), boxes=None), None)
+    assert by_mask.scores["ms_ssim"].equal(by_box.scores["ms_ssim"])
+    other = torch.zeros(40, 48, dtype=torch.bool)
+    other[3:30:2, 5:40:3] = True
+    scored = Filling()(explainer(classifier, "gray"), dataclasses.replace(batch, masks=[other] * 4), None)
+    filled = torch.where(other, classifier.gray, batch.x)
+    torch.testing.assert_close(scored.scores["ms_ssim"], ms_ssim(batch.x, filled).to(batch.x))
+    assert (by_box.record, scored.record["images_by_mask"]) == ({"images_by_mask": 0, "images_by_box": 4}, 4)
 
 
 class Centre(nn.Module):

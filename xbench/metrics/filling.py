@@ -17,7 +17,7 @@ from xbench.fill import make_filler, no_inpainter
 from xbench.inpainting import checksum, pinned
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.boxes import box_masks
+from xbench.metrics._truth import object_pixels
 from xbench.ops.similarity import ms_ssim
 from xbench.perceptual import BACKBONE, HUB_FILE, hub_backbone, lpips_distance
 from xbench.rng import ImageRandom
@@ -31,7 +31,7 @@ JUDGES = ("mnist-resnet8", "mnist-cnn")
 @METRICS.register("filling")
 @dataclass(frozen=True)
 class Filling(Metric):
-    """How well the fill of a perturbation method removes the object: all pixels within the object's boxes are replaced by it.
+    """How well the fill of a perturbation method removes the object: all pixels of its mask, or else its boxes, are replaced.
 
     It looks at the method's parameter ``fill`` and at no map: two methods with one fill score the same, and a method without
     a fill has no score. Columns, per image:
@@ -41,12 +41,12 @@ class Filling(Metric):
     - ``lpips``: their distance in the features of AlexNet, see `xbench.perceptual`; a better remover has more.
     - ``real``: the judge's ``accuracy`` on the real image, reported.
 
-    An image without a true box has no score. Without AlexNet's weights ``lpips`` is NaN, with what to do as the reason.
+    An image without an object has no score. Without AlexNet's weights ``lpips`` is NaN, with what to do as the reason.
 
     Source: Agarwal and Nguyen 2020, https://arxiv.org/abs/1910.04256, table of filling methods; Zhang et al. 2018
     (https://arxiv.org/abs/1801.03924) for LPIPS, whose published values there are larger than the package's mean gives. Own
-    decisions: the boxes stand for the object's mask; the filled image is clipped to [0, 1], which noise exceeds; one draw of
-    the noise per image, the same for every method.
+    decisions: where an image has no mask of its object the boxes stand for it; the filled image is clipped to [0, 1], which
+    noise exceeds; one draw of the noise per image, the same for every method.
 
     Args:
         judge: spec of the classifier that judges the images, another network than the one that is explained, as in the paper;
@@ -72,6 +72,7 @@ class Filling(Metric):
     )
     uses_maps: ClassVar[bool] = False
     needs_boxes: ClassVar[bool] = True
+    takes_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.lpips_backbone is not None and not all(self.lpips_backbone.rpartition(":")[::2]):
@@ -86,20 +87,20 @@ class Filling(Metric):
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The four scores (b,); ``maps`` is not used."""
-        assert batch.boxes is not None
         classifier, x = explainer.classifier, batch.x
-        keep = 1 - box_masks(batch.boxes, x)
+        inside, without, record = object_pixels(batch)
+        keep = 1 - inside[:, None].to(x)
         filled = replaced(x, keep, explainer.method.fill, classifier, ImageRandom(explainer.seed, batch.ids))
         label = torch.cat([batch.label, batch.label])
         correct = (self._judging(classifier).probabilities(torch.cat([x, filled])).argmax(1) == label).to(x)
         real, accuracy = correct.chunk(2)
         distance, why = self._distance(x, filled)
         scores = {"accuracy": accuracy, "ms_ssim": ms_ssim(x, filled).to(x), "lpips": distance, "real": real}
-        without = {i: "no true box" for i, boxes in enumerate(batch.boxes) if len(boxes) == 0}
         for values in scores.values():
             values[list(without)] = math.nan
         reasons = dict.fromkeys(scores, without)
-        return Scored(scores, reasons={**reasons, "lpips": dict.fromkeys(range(len(x)), why) if why else without})
+        missing = dict.fromkeys(range(len(x)), why) if why else without
+        return Scored(scores, reasons={**reasons, "lpips": missing}, record=record)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """Two forward passes of the judge: the real image and the filled one."""

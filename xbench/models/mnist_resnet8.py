@@ -21,8 +21,8 @@ WEIGHTS = Path(__file__).with_name("mnist-resnet8.safetensors")
 class MnistResNet8(TrainableClassifier):
     """`resnet8` on 28-px grey digits: images (b, 1, 28, 28) in [0, 1] to 10 logits.
 
-    Trained by the recipe of `resnet8`: ``xbench fit-classifier mnist-resnet8 --out FILE``. The file holds half-precision numbers
-    (own decision: half the size), which the network takes in float32; accuracy and sha256 are in its metadata.
+    Trained by the recipe of `resnet8`: ``xbench fit-classifier mnist-resnet8 --out FILE``. The file holds half-precision
+    numbers (own decision: half the size), which the network takes in float32; accuracy and sha256 are in its metadata.
     """
 
     dataset: ClassVar[str] = "mnist"
