@@ -25,11 +25,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its file, its label, and its boxes (x0, y0, x1, y1) in pixels of the file, None where nothing is known."""
+    """One image: its file, its label, and its boxes (x0, y0, x1, y1) in pixels of the file, None where nothing is known.
+
+    ``mask`` is a file of the same size, bright on the object (see ``Reduction.mask``).
+    """
 
     path: Path
     label: int
     boxes: Sequence[Sequence[float]] | None = None
+    mask: Path | None = None
 
 
 def file_subset(
@@ -37,19 +41,33 @@ def file_subset(
 ) -> Subset:
     """The subset of ``items`` (by id), whose files are hashed now and decoded when they are first read, into the user's cache.
 
-    Boxes are given for all images if they are known of one. XbenchError naming a file that is missing, or no image.
+    Boxes are given for all images if they are known of one, masks for those that have a file. XbenchError naming a file that is
+    missing, or no image, or a mask of another size than its image.
     """
-    by_path = scan(owner, root, [item.path for item in items.values()])
+    drawn = {image: item.mask for image, item in items.items() if item.mask is not None}
+    by_path = scan(owner, root, [*(item.path for item in items.values()), *drawn.values()])
     scans = {image: by_path[item.path] for image, item in items.items()}
+    masks = {image: by_path[path] for image, path in drawn.items()}
+    for image, mask in masks.items():
+        if mask[1:] != scans[image][1:]:
+            sizes = [f"{one.width} x {one.height}" for one in (mask, scans[image])]
+            raise XbenchError(f"{owner}: the mask {drawn[image]} has {sizes[0]} pixels, its image {sizes[1]}")
     shape = reduction.shape(owner, scans)
     how = [version, FORMAT, reduction.size, reduction.crop, reduction.channels]
-    contents = {image: digest([how, scans[image].sha256, item.label, item.boxes]) for image, item in items.items()}
+    contents = {
+        image: digest([how, scans[image].sha256, item.label, item.boxes, *([masks[image].sha256] if image in masks else [])])
+        for image, item in items.items()
+    }
     files = [scans[image].sha256 for image in items]
     key = digest([how, PIL.__version__, files])
     listed = list(items.values())
 
     def decode(row: int) -> Pixels:
         return reduction.decode(owner, listed[row].path, files[row])
+
+    def read_masks(ids: Sequence[str]) -> list[Tensor | None]:
+        check_ids(owner, ids, items)
+        return [reduction.mask(owner, drawn[image], masks[image].sha256) if image in drawn else None for image in ids]
 
     cache = PixelCache(owner, user_cache() / "pixels" / f"{key[:32]}.uint8", shape, len(items), decode)
     return Subset(
@@ -60,6 +78,7 @@ def file_subset(
         source_digest=digest([[image, contents[image]] for image in items]),
         read=_Reader(owner, items, scans, reduction, cache),
         contents=contents,
+        masks=read_masks if drawn else None,
     )
 
 

@@ -89,6 +89,17 @@ class Reduction:
 
     def decode(self, owner: str, path: Path, sha256: str) -> Pixels:
         """The pixels (c, h, w) of a file; XbenchError naming it if it is damaged or no longer has this checksum."""
+        pixels = self._decoded(owner, path, sha256, "RGB" if self.channels == 3 else "L")
+        return pixels.transpose(2, 0, 1) if self.channels == 3 else pixels[None]
+
+    def mask(self, owner: str, path: Path, sha256: str) -> Tensor:
+        """Where the reduced image of a mask's file is at least half as bright as white: bool (h, w); XbenchError as above.
+
+        Where people disagree and the brightness is the share of them, as in CUB-200-2011, most of them decide (own decision).
+        """
+        return torch.from_numpy(self._decoded(owner, path, sha256, "L") >= 128)
+
+    def _decoded(self, owner: str, path: Path, sha256: str, mode: str) -> Pixels:
         where = f"{owner}: {path}"
         data, image = opened(owner, path)
         if hashlib.sha256(data).hexdigest() != sha256:
@@ -96,11 +107,9 @@ class Reduction:
         if image.mode in ("I", "F") or image.mode.startswith("I;"):  # the conversion would clip them
             raise XbenchError(f"{where} has more than 8 bits a channel (mode {image.mode}): save it with 8")
         try:
-            picture = self.pixels(image.convert("RGB" if self.channels == 3 else "L"))
+            return np.array(self.pixels(image.convert(mode)))
         except Exception as error:  # Pillow's decoders raise errors of many kinds
             raise XbenchError(f"{where} cannot be read as an image: {error}") from error
-        pixels = np.array(picture)
-        return pixels.transpose(2, 0, 1) if self.channels == 3 else pixels[None]
 
 
 class PixelCache:

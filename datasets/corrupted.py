@@ -19,7 +19,7 @@ from xbench.types import Images, Labels
 @DATASETS.register("corrupted")
 @dataclass(frozen=True)
 class Corrupted(Dataset):
-    """The images of ``dataset`` (a spec) under one corruption of ImageNet-C at ``severity`` 1..5; ids, labels and boxes stay.
+    """The images of ``dataset`` (a spec) under one corruption of ImageNet-C at ``severity`` 1..5; all else stays as it is.
 
     ``kind``: brightness, contrast, defocus_blur, gaussian_noise, impulse_noise, jpeg_compression, motion_blur, pixelate or
     shot_noise. Constants are ImageNet-C's, for images of up to 64 px CIFAR-10-C's. Images (b, c, h, w) in [0, 1]; noise and
@@ -55,6 +55,7 @@ class Corrupted(Dataset):
             label_space=base.label_space,
             source_digest=digest([how, base.source_digest]),
             read=functools.partial(self._read, base),
+            masks=base.masks,
             contents=base.contents and {image: digest([how, sha256]) for image, sha256 in base.contents.items()},
         )
 

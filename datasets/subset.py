@@ -55,6 +55,7 @@ class SubsetFile(Dataset):
             source_digest=digest([[image, sha256] for image, (_, sha256) in rows.items()]),
             read=test.read,
             contents={image: sha256 for image, (_, sha256) in rows.items()},
+            masks=test.masks,
         )
 
     def _listed(self) -> tuple[str, Listed]:

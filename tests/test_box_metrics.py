@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from given_maps import in_order
@@ -102,6 +104,44 @@ def test_energy_of_known_maps() -> None:
     torch.testing.assert_close(scored.scores["energy"], torch.tensor([1, 0, 0.1, 1, 0.1, 0.1]).double())
     torch.testing.assert_close(scored.scores["area"], torch.full((6,), 0.1).double())
     assert scored.reasons == {"energy": {}, "area": {}}
+
+
+def masked(batch: Batch, every: int) -> Batch:
+    """The batch with a random mask for each ``every``-th image."""
+    generator = torch.Generator().manual_seed(9)
+    masks = [torch.rand(H, W, generator=generator) < 0.1 if i % every == 0 else None for i in range(len(batch))]
+    return dataclasses.replace(batch, masks=masks)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_mask_takes_the_place_of_boxes(every: int) -> None:
+    batch, maps = random_case()
+    batch = masked(batch, every)
+    assert batch.boxes is not None
+    assert batch.masks is not None
+    energy, pointing = score(EnergyInBox(), batch, maps), score(PointingGame(28.0), batch, maps, 4)
+    for i, (mask, boxes) in enumerate(zip(batch.masks, batch.boxes, strict=True)):
+        inside = pixels_in(boxes) if mask is None else [(x, y) for y, x in mask.nonzero().tolist()]
+        positive = [[max(0.0, value) for value in row] for row in maps[i].tolist()]
+        expected = sum(positive[y][x] for x, y in inside) / sum(map(sum, positive))
+        assert float(energy.scores["energy"][i]) == pytest.approx(expected)
+        row, column = divmod(in_order(maps[i], batch.ids[i], 4)[0], W)
+        nearest = min(((column - x) ** 2 + (row - y) ** 2) ** 0.5 for x, y in inside)
+        assert float(pointing.scores["accuracy"][i]) == float(nearest <= 2)
+    drawn = len(range(0, len(batch), every))
+    assert energy.record == pointing.record == {"images_by_mask": drawn, "images_by_box": len(batch) - drawn}
+    assert 0 < float(pointing.scores["accuracy"].mean()) < 1
+
+
+def test_masks_without_boxes_will_do_and_an_empty_one_is_no_object() -> None:
+    batch, maps = random_case(4)
+    mask = torch.zeros(H, W, dtype=torch.bool)
+    whole = dataclasses.replace(batch, boxes=None, masks=[~mask, mask, None, ~mask])
+    energy, pointing = score(EnergyInBox(), whole, maps), score(PointingGame(), whole, maps)
+    assert energy.scores["area"][[0, 3]].tolist() == pointing.scores["accuracy"][[0, 3]].tolist() == [1, 1]
+    for name, scored in (("area", energy), ("energy", energy), ("accuracy", pointing)):
+        assert scored.scores[name].isnan().tolist() == [False, True, True, False]
+        assert scored.reasons[name] == {1: "the mask is empty", 2: "no true box"}
 
 
 def test_no_score_without_a_true_box_or_a_positive_value() -> None:

@@ -201,6 +201,8 @@ def test_weights_of_torchvision_that_cannot_be_downloaded(monkeypatch, tmp_path)
     name = url.rpartition("/")[2]
     assert "missing, and cannot be downloaded (<urlopen error no network>)" in str(caught.value)
     assert f"put {url} at {tmp_path / 'checkpoints' / name}" in str(caught.value)
+    assert 'checkpoint(path="FILE", arch="shufflenet_v2_x0_5")' in str(caught.value)
+    assert not (tmp_path / "checkpoints" / name).exists()
     (tmp_path / "checkpoints" / name).write_bytes(b"something else")
     with pytest.raises(XbenchError, match="is damaged: its sha256 does not begin with"):
         load("torchvision(arch='shufflenet_v2_x0_5')")
@@ -220,6 +222,7 @@ def test_weights_of_torchvision_that_are_there(monkeypatch, tmp_path):
 
 def test_weights_of_timm_that_cannot_be_downloaded(monkeypatch):
     timm = pytest.importorskip("timm")
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     def offline(*_args, pretrained, **_given):
         assert pretrained
@@ -228,9 +231,12 @@ def test_weights_of_timm_that_cannot_be_downloaded(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(XbenchError) as caught:
         load("timm(arch='test_vit')")
-    assert "cannot be downloaded (ConnectionError): get model.safetensors from https://huggingface.co/timm/test_vit" in str(
-        caught.value
-    )
+    message = str(caught.value)
+    assert "cannot be downloaded (ConnectionError): get model.safetensors from https://huggingface.co/timm/test_vit" in message
+    assert "models--timm--test_vit" in message
+    assert HF_HUB_CACHE in message
+    assert 'checkpoint(path="FILE", arch="test_vit")' in message
+    assert len(message.splitlines()) == 1
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -139,6 +140,23 @@ def test_equals_the_definition_image_by_image(fill: str, backbone: Path) -> None
         assert float(scored.scores["lpips"][i]) == pytest.approx(float(lpips_distance(backbone)(real, filled)), abs=1e-6)
 
 
+def test_a_mask_is_filled_instead_of_the_boxes() -> None:
+    """A mask of the boxes' own pixels gives the same, another one what replacing its pixels gives."""
+    classifier = tiny_classifier((3, 40, 48))
+    batch = tiny_batch(4, classifier)
+    assert batch.boxes is not None
+    boxed = box_masks(batch.boxes, batch.x)[:, 0].bool()
+    by_box = Filling()(explainer(classifier, "gray"), batch, None)
+    by_mask = Filling()(explainer(classifier, "gray"), dataclasses.replace(batch, masks=list(boxed), boxes=None), None)
+    assert by_mask.scores["ms_ssim"].equal(by_box.scores["ms_ssim"])
+    other = torch.zeros(40, 48, dtype=torch.bool)
+    other[3:30:2, 5:40:3] = True
+    scored = Filling()(explainer(classifier, "gray"), dataclasses.replace(batch, masks=[other] * 4), None)
+    filled = torch.where(other, classifier.gray, batch.x)
+    torch.testing.assert_close(scored.scores["ms_ssim"], ms_ssim(batch.x, filled).to(batch.x))
+    assert (by_box.record, scored.record["images_by_mask"]) == ({"images_by_mask": 0, "images_by_box": 4}, 4)
+
+
 class Centre(nn.Module):
     """Class 1 if the centre of the image, of which 1 was subtracted, is brighter than 0.5, else class 0."""
 
@@ -205,6 +223,16 @@ def test_another_classifier_judges_and_its_passes_count(monkeypatch: pytest.Monk
         Filling(judge="mnist-cmm").not_applicable(METHODS.make("lime"), classifier)
 
 
+@pytest.mark.parametrize(("explained", "judge"), [("mnist-cnn", "mnist-resnet8"), ("mnist-resnet8", "mnist-cnn")])
+def test_digits_are_judged_by_the_other_shipped_network(explained: str, judge: str) -> None:
+    classifier, other = (CLASSIFIERS.make(spec).load() for spec in (explained, judge))
+    batch = tiny_batch(60, classifier)
+    scored = Filling()(explainer(classifier, "gray"), batch, None)
+    right = [(c(batch.x).argmax(1) == batch.label).float() for c in (classifier, other)]
+    assert scored.scores["real"].equal(right[1])
+    assert not scored.scores["real"].equal(right[0])
+
+
 def test_only_methods_with_a_fill_have_a_score() -> None:
     metric, classifier = METRICS.make("filling"), tiny_classifier((3, 64, 64))
     assert metric.not_applicable(METHODS.make("gradient"), classifier) == "no fill"
@@ -214,7 +242,7 @@ def test_only_methods_with_a_fill_have_a_score() -> None:
 
 
 def test_digits_at_the_defaults() -> None:
-    """The blur leaves most digits readable; black, gray and the inpainter in the whole box of the ink do not."""
+    """The blur leaves many digits readable; black, gray and the inpainter in the whole box of the ink do not."""
     classifier, subset = CLASSIFIERS.make("mnist-cnn").load(), DATASETS.make("mnist").load()
     ids = list(subset.ids[:40])
     x, label, boxes = subset.read(ids)
@@ -223,7 +251,7 @@ def test_digits_at_the_defaults() -> None:
     for fill in ("blur", "gray", "zero", "inpaint"):
         scores = Filling()(explainer(classifier, fill), batch, None).scores
         accuracy[fill], likeness[fill] = float(scores["accuracy"].mean()), float(scores["ms_ssim"].mean())
-        assert scores["real"].tolist() == [1] * 40
-    assert accuracy["blur"] > 0.8
+        assert float(scores["real"].mean()) >= 0.95  # the second network's, which did not choose these images
+    assert accuracy["blur"] > max(accuracy[fill] for fill in ("gray", "zero", "inpaint"))
     assert max(accuracy[fill] for fill in ("gray", "zero", "inpaint")) < 0.35
     assert likeness["blur"] > max(likeness[fill] for fill in ("gray", "zero", "inpaint"))

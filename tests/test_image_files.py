@@ -171,3 +171,22 @@ def test_reading_in_any_order_or_twice_gives_the_same_pixels(tmp_path):
     order = [3, 0, 3, 4]
     x = subset.read([subset.ids[i] for i in order])[0]
     assert x.equal(subset.read(subset.ids)[0][order])
+
+
+def test_the_cache_is_shown_and_its_decoded_images_are_deleted(tmp_path, xbench, monkeypatch):
+    monkeypatch.setenv("XBENCH_CACHE", str(tmp_path / "cache"))
+    assert "nothing is cached" in xbench("cache").out
+    picture(tmp_path / "images" / "a" / "0.png")
+    subset = load(tmp_path / "images", size=64)
+    x = subset.read(subset.ids)[0]
+    kept = tmp_path / "cache" / "checkpoints" / "vp.safetensors"
+    kept.parent.mkdir()
+    kept.write_bytes(b"x" * 5000)
+    shown = xbench("cache").out
+    assert "checkpoints: 1 files, 0.0 MiB" in shown
+    assert "pixels: 2 files, 0.0 MiB" in shown
+    assert "deleted" not in shown
+    assert "pixels: 2 files, 0.0 MiB, deleted" in xbench("cache", "--clear").out
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["checkpoints"]
+    assert kept.stat().st_size == 5000
+    assert subset.read(subset.ids)[0].equal(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib
 import json
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 from xbench import CLASSIFIERS, DATASETS, Classifier, XbenchError
 from xbench.datasets import mnist
+from xbench.models import mnist_resnet8
 from xbench.models.mnist_cnn import WEIGHTS, MnistCnn, network, shifted
 from xbench.subset import confident_ids
 from xbench.weights import load_weights, save_weights
@@ -98,6 +100,28 @@ def test_accuracy_is_the_one_in_the_metadata(classifier: Classifier) -> None:
     assert about["accuracy"] > 0.97
     assert about["test"] == test.digest()
     assert about["train"] == DATASETS.make("mnist").load("train").digest()
+
+
+def test_the_second_network_is_small_pinned_and_as_accurate_as_it_says(tmp_path: Path) -> None:
+    path = mnist_resnet8.WEIGHTS
+    second, (_, about, sha256) = CLASSIFIERS.make("mnist-resnet8").load(), load_weights(path)
+    assert path.stat().st_size < 200_000
+    assert sha256 == "1536039a1d255b91f6d986432b9af6c867c6b939372a205a1dce1eec399fdf3d"
+    assert second.name == "mnist-resnet8"
+    test, train = (DATASETS.make("mnist").load(part) for part in ("test", "train"))  # type: ignore[arg-type]
+    x, label, _ = test.read(test.ids)
+    assert float((second.probabilities(x).argmax(1) == label).float().mean()) == pytest.approx(about["accuracy"], abs=1e-4)
+    assert (about["test"], about["train"]) == (test.digest(), train.digest())
+    assert about["accuracy"] > 0.98
+    few, lines = dataclasses.replace(train, ids=train.ids[:64]), list[str]()
+    fitted = tmp_path / "fitted.safetensors"
+    accuracy = mnist_resnet8.MnistResNet8().fit(few, few, fitted, seed=0, epochs=1, report=lines.append)
+    state, about, _ = load_weights(fitted)
+    assert about["accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert {value.dtype for value in state.values()} == {torch.float16, torch.int64}
+    (tmp_path / "bad.safetensors").write_bytes(path.read_bytes()[:-4] + b"\0\0\x80\x3f")
+    with pytest.raises(XbenchError, match="its tensors do not have the sha256"):
+        mnist_resnet8.MnistResNet8().load_from(tmp_path / "bad.safetensors")
 
 
 def test_the_mean_pixel_is_the_gray_of_the_paper(classifier: Classifier) -> None:

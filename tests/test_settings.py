@@ -27,6 +27,12 @@ draws = { count = 2, size = 5 }
 spec = "area"
 [[metrics]]
 spec = 'area(fill="zero")'
+[[metrics]]
+spec = "stability(random_calls=2)"
+[[metrics]]
+spec = "consistency"
+[[metrics]]
+spec = "infidelity"
 """
 
 
@@ -47,13 +53,25 @@ def suite(tmp_path: Path) -> Suite:
         ("methods=all", lambda s: s.methods, "all"),
         ('methods=["edges", "rise(masks=3)"]', lambda s: s.methods, ["edges", "rise(masks=3)"]),
         ("methods.1=edges", lambda s: s.methods, ["gradient", "edges"]),
-        ("metrics.0.images=4", lambda s: [m.images for m in s.metrics], [4, None, None]),
-        ("metrics.deletion.images=4", lambda s: [m.images for m in s.metrics], [4, None, None]),
-        ("metrics.area.images=4", lambda s: [m.images for m in s.metrics], [10, 4, 4]),
-        ('metrics.area(fill="zero").images=4', lambda s: [m.images for m in s.metrics], [10, None, 4]),
+        ("metrics.0.images=4", lambda s: [m.images for m in s.metrics[:3]], [4, None, None]),
+        ("metrics.deletion.images=4", lambda s: [m.images for m in s.metrics[:3]], [4, None, None]),
+        ("metrics.area.images=4", lambda s: [m.images for m in s.metrics[:3]], [10, 4, 4]),
+        ('metrics.area(fill="zero").images=4', lambda s: [m.images for m in s.metrics[:3]], [10, None, 4]),
         ('metrics.1.spec=area(fill="blur")', lambda s: s.metrics[1].spec, 'area(fill="blur")'),
         ("metrics.1.spec=saliency-metric(alpha=0.5)", lambda s: s.metrics[1].spec, "saliency-metric(alpha=0.5)"),
         ("metrics.deletion.draws.count=7", lambda s: (s.metrics[0].draws.count, s.metrics[0].draws.size), (7, 5)),
+        ("metrics.1.fill=blur", lambda s: s.metrics[1].spec, 'area(fill="blur")'),
+        ('metrics.area(fill="zero").fill=mean', lambda s: s.metrics[2].spec, 'area(fill="mean")'),
+        ("metrics.3.calls=10", lambda s: s.metrics[3].spec, "stability(random_calls=2)"),
+        ("metrics.stability.calls=2", lambda s: s.metrics[3].spec, "stability(random_calls=2, calls=2)"),
+        ("metrics.stability.random_search=true", lambda s: s.metrics[3].spec, "stability(random_calls=2, random_search=True)"),
+        ("metrics.consistency.sizes=[1, 2]", lambda s: s.metrics[4].spec, "consistency(sizes=(1, 2))"),
+        ("metrics.infidelity.draws=7", lambda s: (s.metrics[5].spec, s.metrics[5].draws), ("infidelity(draws=7)", None)),
+        (
+            "metrics.infidelity.draws={count=3, size=2}",
+            lambda s: (s.metrics[5].spec, s.metrics[5].draws.count),
+            ("infidelity", 3),
+        ),
         ("metrics.1.draws={count=3, size=2}", lambda s: (s.metrics[1].draws.count, s.metrics[1].draws.size), (3, 2)),
     ],
 )
@@ -71,9 +89,18 @@ def test_every_key_can_be_set_by_its_path(suite: Suite, setting: str, read: Call
     [
         ("sead=3", "--set sead=3: unknown key 'sead': did you mean 'seed'? valid: classifier, dataset"),
         ("sead.x=3", "--set sead.x=3: unknown key 'sead': did you mean 'seed'?"),
-        ("metrics.deletion.imagse=3", "unknown key 'metrics.0.imagse': did you mean 'images'? valid: draws, images, spec"),
-        ("metrics.deletoin.images=3", "unknown key 'deletoin': did you mean 'deletion'? valid: 0, 1, 2, area"),
-        ("metrics.3.images=3", "unknown key '3'"),
+        ("metrics.deletion.imagse=3", "unknown key of deletion 'imagse': did you mean 'images'? valid: draws, images, spec"),
+        (
+            "metrics.stability.cals=3",
+            "--set metrics.stability.cals=3: unknown key of stability 'cals': did you mean 'calls'? valid: calls, ",
+        ),
+        ("metrics.stability.calls=many", "stability(calls=...): given 'many': Input should be a valid integer"),
+        ("metrics.stability.calls=-1", "calls must be at least 0, got -1"),
+        ("metrics.stability.calls.x=1", "unknown key 'calls': valid: draws, images, spec"),
+        ("metrics.area.fill=mean", "metrics: Value error, 'area(fill=\"mean\")' is listed twice"),
+        ("metrics.deletion.draws=3", "metrics.0.draws: Input should be a valid dictionary"),
+        ("metrics.deletoin.images=3", "unknown key 'deletoin': did you mean 'deletion'? valid: 0, 1, 2, 3, 4, 5, area"),
+        ("metrics.6.images=3", "unknown key '6'"),
         ("metrics.deletion.draws.sizes=3", "unknown key 'metrics.0.draws.sizes': did you mean 'size'? valid: count, size"),
         ("metrics.area.draws.size=3", "metrics.1.draws.count: Field required"),
         ("metrics.deletion.images=0", "metrics.0.images: Input should be greater than 0"),
@@ -92,7 +119,7 @@ def test_a_wrong_setting_is_shown_with_the_valid_keys(suite: Suite, setting: str
 
 def test_images_are_set_before_the_settings_and_names_stay_short(suite: Suite) -> None:
     other = changed(suite, ["metrics.area.images=4"], images=6)
-    assert [run.images for run in other.metrics] == [6, 4, 4]
+    assert [run.images for run in other.metrics] == [6, 4, 4, 6, 6, 6]
     assert other.name == "mine-images=6-metrics.area.images=4"
     long = [changed(suite, [f"description={'words ' * 30}{end}", "seed=1"]).name for end in "ab"]
     assert long[0] != long[1]

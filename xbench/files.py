@@ -31,6 +31,16 @@ def check_writable(folder: Path) -> None:
         pass
 
 
+DECODED = ("pixels", "scans")
+"""Folders of the user's cache that are made again from the image files when they are missing."""
+
+
+def disk_use(folder: Path) -> tuple[int, int]:
+    """The number of files below a folder, and the bytes that they take on the disk; sparse files take less than their size."""
+    states = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return len(states), sum(getattr(state, "st_blocks", -(-state.st_size // 512)) * 512 for state in states)
+
+
 def user_cache() -> Path:
     """The user's folder for fitted networks, decoded images and downloads: XBENCH_CACHE, or xbench in the system's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

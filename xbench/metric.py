@@ -51,6 +51,7 @@ class Metric(Entry):
         columns: the named scores, with direction and unit.
         uses_maps: False if the metric asks the explainer for other maps than the method's own.
         needs_boxes: True if it reads ``Batch.boxes``; without them it does not apply.
+        takes_masks: True if ``Batch.masks`` will do as well, and take the boxes' place where an image has one.
         curve_axis: of the curves that are worth drawing over their points: what the points are, the value at the first, and at
             the last (None: one more for every point); None if the curves are no such thing.
         target_rule: the class explained, ``Batch.target``: the predicted one, or the image's label.
@@ -61,6 +62,7 @@ class Metric(Entry):
     columns: ClassVar[tuple[Column, ...]] = ()
     uses_maps: ClassVar[bool] = True
     needs_boxes: ClassVar[bool] = False
+    takes_masks: ClassVar[bool] = False
     curve_axis: ClassVar[tuple[str, float, float | None] | None] = None
     target_rule: ClassVar[Literal["predicted", "label"]] = "predicted"
     measured: ClassVar[frozenset[str]] = frozenset()

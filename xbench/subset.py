@@ -19,9 +19,10 @@ Part = Literal["train", "test", "heldout", "evaluation"]
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some images of a subset: ids, pixels (b, c, h, w) in [0, 1], labels (b,), the class explained (b,), and boxes.
+    """Some images of a subset: ids, pixels (b, c, h, w) in [0, 1], labels (b,), the class explained (b,), boxes and masks.
 
-    ``boxes`` holds per image a float tensor (n, 4) of (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or is None.
+    ``boxes`` holds per image a float tensor (n, 4) of (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, or is None. ``masks``
+    holds per image a bool tensor (h, w), True on the object, or None where that image has no mask; or is None.
     ``groups`` numbers the images: those of one number are explained together, whoever asks for their maps first; None: all.
     """
 
@@ -31,6 +32,7 @@ class Batch:
     target: Labels
     boxes: list[Tensor] | None = None
     groups: list[int] | None = None
+    masks: list[Tensor | None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,6 +50,7 @@ class Subset:
         source_digest: sha256 of the files that the pixels come from.
         read: ids to (images, labels, boxes or None); images are decoded when they are asked for.
         contents: sha256 of what each image is made from, for a dataset that knows it without decoding (see ``checksums``).
+        masks: ids to masks as in ``Batch``; None for a dataset without masks. ``source_digest`` and ``contents`` pin them too.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Subset:
     source_digest: str
     read: Callable[[Sequence[str]], tuple[Images, Labels, list[Tensor] | None]] = dataclasses.field(repr=False)
     contents: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
+    masks: Callable[[Sequence[str]], list[Tensor | None]] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)

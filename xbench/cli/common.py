@@ -29,8 +29,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Another value for a key of the suite, e.g. seed=1, metrics.stability.images=10 or "
-        "metrics.0.spec='area(fill=\"zero\")'; may be repeated.",
+        help="Another value for a key of the suite or a parameter of a metric, e.g. seed=1, metrics.stability.images=10, "
+        "metrics.stability.calls=25 or metrics.0.spec='area(fill=\"zero\")'; may be repeated.",
     ),
 ]
 DatasetOption = Annotated[

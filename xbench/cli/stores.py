@@ -1,13 +1,15 @@
-"""`xbench merge`."""
+"""`xbench merge` and `xbench cache`."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from xbench.cli.common import STORE, StoreOption, console, warn
+from xbench.files import DECODED, disk_use, user_cache
 
 
 def merge(
@@ -23,3 +25,21 @@ def merge(
 
     copied, present = merge_stores(Store(store, warn), sources, warn)
     console.print(f"{store}: {copied} files copied, {present} were there or left out", highlight=False, soft_wrap=True)
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete decoded images and checksums of image files; runs make them again.")
+    ] = False,
+) -> None:
+    """Shows what the user's cache holds, and deletes decoded images; fitted networks and downloads are never deleted."""
+    root = user_cache()
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        files, size = disk_use(folder)
+        gone = clear and folder.name in DECODED
+        if gone:
+            shutil.rmtree(folder)
+        line = f"{folder}: {files} files, {size / 2**20:.1f} MiB{', deleted' if gone else ''}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not root.is_dir():
+        console.print(f"{root} does not exist: nothing is cached", markup=False, highlight=False, soft_wrap=True)

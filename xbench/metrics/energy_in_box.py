@@ -11,7 +11,7 @@ from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.boxes import union_masks
+from xbench.metrics._truth import object_pixels
 from xbench.subset import Batch
 from xbench.types import Maps
 
@@ -21,9 +21,11 @@ from xbench.types import Maps
 class EnergyInBox(Metric):
     """Share of a map's positive values that lies in the image's true boxes, in [0, 1]; higher = better.
 
-    Negative values count as 0; a pixel is in a box if its centre is, and counts once where boxes overlap. Multiplying a map by
-    a positive number changes nothing; adding one, or any other monotone transform, does. A map that is the same everywhere has
-    the boxes' share of the image, reported as ``area``. No score: an image without a true box, a map that is never positive.
+    Negative values count as 0; a pixel is in a box if its centre is, and counts once where boxes overlap. An image with a mask
+    of its object is scored by that instead of by boxes; the record says how many were (``images_by_mask``). Multiplying a map
+    by a positive number changes nothing; adding one, or any other monotone transform, does. A map that is the same everywhere
+    has the object's share of the image, reported as ``area``. No score: an image without an object, a map that is never
+    positive.
 
     Source: the energy-based pointing game of Wang et al. 2020 (Score-CAM), https://arxiv.org/abs/1910.01279, section 4.3. Own
     decision: their maps are not negative, and how negative values count is not said. The class explained is the label, whose
@@ -31,18 +33,17 @@ class EnergyInBox(Metric):
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("energy", "Energy in the boxes", True),
-        Column("area", "Area of the boxes", None),
+        Column("energy", "Energy in the boxes or masks", True),
+        Column("area", "Area of the boxes or masks", None),
     )
     needs_boxes: ClassVar[bool] = True
+    takes_masks: ClassVar[bool] = True
     target_rule: ClassVar[Literal["predicted", "label"]] = "label"
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """Both shares (b,)."""
         assert maps is not None
-        assert batch.boxes is not None, "the images have no boxes"
-        _, h, w = maps.shape
-        inside = union_masks(batch.boxes, h, w).to(maps.device)
+        inside, without, record = object_pixels(batch)
         positive = maps.clamp_min(0).double()
         # The largest value becomes 1, so that a sum of tiny or huge values neither vanishes nor overflows.
         top = positive.amax((1, 2), keepdim=True)
@@ -50,9 +51,8 @@ class EnergyInBox(Metric):
         energy = (positive * inside).sum((1, 2)) / positive.sum((1, 2))
         area = inside.double().mean((1, 2))
         never = {int(i): "map never positive" for i in (top[:, 0, 0] == 0).nonzero()[:, 0]}
-        without = {i: "no true box" for i, boxes in enumerate(batch.boxes) if not len(boxes)}
         energy[list(without)] = area[list(without)] = torch.nan
-        return Scored({"energy": energy, "area": area}, reasons={"energy": never | without, "area": without})
+        return Scored({"energy": energy, "area": area}, reasons={"energy": never | without, "area": without}, record=record)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """None beside the maps."""

@@ -17,18 +17,21 @@ from xbench.fill import make_filler, no_inpainter
 from xbench.inpainting import checksum, pinned
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.boxes import box_masks
+from xbench.metrics._truth import object_pixels
 from xbench.ops.similarity import ms_ssim
 from xbench.perceptual import BACKBONE, HUB_FILE, hub_backbone, lpips_distance
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
 from xbench.types import Images, Maps, Scores
 
+JUDGES = ("mnist-resnet8", "mnist-cnn")
+"""Classifiers that ship with their weights and may judge what another one explains; the first comes first."""
+
 
 @METRICS.register("filling")
 @dataclass(frozen=True)
 class Filling(Metric):
-    """How well the fill of a perturbation method removes the object: all pixels within the object's boxes are replaced by it.
+    """How well the fill of a perturbation method removes the object: all pixels of its mask, or else its boxes, are replaced.
 
     It looks at the method's parameter ``fill`` and at no map: two methods with one fill score the same, and a method without
     a fill has no score. Columns, per image:
@@ -38,17 +41,19 @@ class Filling(Metric):
     - ``lpips``: their distance in the features of AlexNet, see `xbench.perceptual`; a better remover has more.
     - ``real``: the judge's ``accuracy`` on the real image, reported.
 
-    An image without a true box has no score. Without AlexNet's weights ``lpips`` is NaN, with what to do as the reason.
+    An image without an object has no score. Without AlexNet's weights ``lpips`` is NaN, with what to do as the reason.
 
     Source: Agarwal and Nguyen 2020, https://arxiv.org/abs/1910.04256, table of filling methods; Zhang et al. 2018
     (https://arxiv.org/abs/1801.03924) for LPIPS, whose published values there are larger than the package's mean gives. Own
-    decisions: the boxes stand for the object's mask; the filled image is clipped to [0, 1], which noise exceeds; one draw of
-    the noise per image, the same for every method.
+    decisions: where an image has no mask of its object the boxes stand for it; the filled image is clipped to [0, 1], which
+    noise exceeds; one draw of the noise per image, the same for every method.
 
     Args:
-        judge: spec of the classifier that judges the images, for instance another network than the one that is explained, as in
-            the paper; it must take the same images and labels. None: the explained one itself (own decision), which evaluation
-            parts of correctly predicted images were chosen by, so that its ``real`` is 1 there.
+        judge: spec of the classifier that judges the images, another network than the one that is explained, as in the paper;
+            it must take the same images and labels. None: for the digits of `mnist` the shipped `mnist-resnet8` (98.7 % of the
+            test part, by its metadata), or `mnist-cnn` where that is explained; for other images, of which no second network
+            ships, the explained one itself (own decision), which evaluation parts of correctly predicted images were chosen
+            by, so that its ``real`` is 1 there.
         lpips_backbone: ``FILE:SHA256``, a safetensors file with the tensors ``features.*`` of torchvision's AlexNet, pinned by
             at least the first 12 digits of its sha256. None: torchvision's own file, if it was downloaded before.
 
@@ -58,6 +63,7 @@ class Filling(Metric):
     judge: str | None = None
     lpips_backbone: str | None = None
 
+    version: ClassVar[int] = 2
     columns: ClassVar[tuple[Column, ...]] = (
         Column("accuracy", "Accuracy without the object", False),
         Column("ms_ssim", "MS-SSIM to the real image", False),
@@ -66,6 +72,7 @@ class Filling(Metric):
     )
     uses_maps: ClassVar[bool] = False
     needs_boxes: ClassVar[bool] = True
+    takes_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.lpips_backbone is not None and not all(self.lpips_backbone.rpartition(":")[::2]):
@@ -74,26 +81,26 @@ class Filling(Metric):
     @property
     def identity(self) -> dict[str, Any]:
         """What a result's key holds, with the weights of the judge and of the backbone."""
-        judge = None if self.judge is None else _loaded(self.judge, "cpu").weights_digest
+        judge = [_loaded(spec, "cpu").weights_digest for spec in (JUDGES if self.judge is None else [self.judge])]
         backbone = self._backbone()
         return {**super().identity, "judge": judge, "backbone": None if backbone is None else checksum(backbone)}
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The four scores (b,); ``maps`` is not used."""
-        assert batch.boxes is not None
         classifier, x = explainer.classifier, batch.x
-        keep = 1 - box_masks(batch.boxes, x)
+        inside, without, record = object_pixels(batch)
+        keep = 1 - inside[:, None].to(x)
         filled = replaced(x, keep, explainer.method.fill, classifier, ImageRandom(explainer.seed, batch.ids))
         label = torch.cat([batch.label, batch.label])
         correct = (self._judging(classifier).probabilities(torch.cat([x, filled])).argmax(1) == label).to(x)
         real, accuracy = correct.chunk(2)
         distance, why = self._distance(x, filled)
         scores = {"accuracy": accuracy, "ms_ssim": ms_ssim(x, filled).to(x), "lpips": distance, "real": real}
-        without = {i: "no true box" for i, boxes in enumerate(batch.boxes) if len(boxes) == 0}
         for values in scores.values():
             values[list(without)] = math.nan
         reasons = dict.fromkeys(scores, without)
-        return Scored(scores, reasons={**reasons, "lpips": dict.fromkeys(range(len(x)), why) if why else without})
+        missing = dict.fromkeys(range(len(x)), why) if why else without
+        return Scored(scores, reasons={**reasons, "lpips": missing}, record=record)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """Two forward passes of the judge: the real image and the filled one."""
@@ -106,12 +113,20 @@ class Filling(Metric):
 
     def _judging(self, classifier: Classifier) -> Classifier:
         """The judge, counting its passes with those of the explained classifier."""
-        if self.judge is None:
-            return classifier
-        judge = _loaded(self.judge, str(classifier.device)).to(classifier.mean.dtype)
-        taken, given = ((c.shape, c.classes, c.label_space) for c in (judge, classifier))
-        if taken != given:
-            raise XbenchError(f"judge {self.judge!r} takes (shape, classes, labels) {taken}, {classifier.name!r} {given}")
+        given = _takes(classifier)
+        if self.judge is not None:
+            judge = _loaded(self.judge, str(classifier.device))
+            if _takes(judge) != given:
+                raise XbenchError(
+                    f"judge {self.judge!r} takes (shape, classes, labels) {_takes(judge)}, {classifier.name!r} {given}"
+                )
+        else:
+            shipped = [_loaded(spec, str(classifier.device)) for spec in JUDGES]
+            others = [c for c in shipped if _takes(c) == given and c.weights_digest != classifier.weights_digest]
+            if not others:
+                return classifier
+            judge = others[0]
+        judge = judge.to(classifier.mean.dtype)
         judge.passes, judge.batch_size = classifier.passes, classifier.batch_size
         return judge
 
@@ -143,6 +158,10 @@ def replaced(x: Images, keep: Images, fill: str, classifier: Classifier, rng: Im
     parts = torch.arange(len(x), device=x.device).split(classifier.batch_size)
     made = torch.cat([filler(image, torch.zeros_like(image), keep[image]) for image in parts])
     return torch.where(keep > 0, x, made).clamp(0, 1)
+
+
+def _takes(classifier: Classifier) -> tuple[tuple[int, int, int], int, str]:
+    return classifier.shape, classifier.classes, classifier.label_space
 
 
 @functools.lru_cache(maxsize=4)

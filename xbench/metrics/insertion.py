@@ -42,6 +42,7 @@ class Insertion(Metric):
     """
 
     columns: ClassVar[tuple[Column, ...]] = (Column("auc", "Insertion", True),)
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the pixels shown", 0, 1)
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
 from xbench.metrics._removal import pixel_order
-from xbench.ops.boxes import pixel_extents
+from xbench.metrics._truth import object_pixels
 from xbench.subset import Batch
 from xbench.types import Maps
 
@@ -24,8 +23,9 @@ class PointingGame(Metric):
     """1 if the pixel of the map's maximum lies in a true box of the image or near it, else 0; higher = better.
 
     Near is within ``tolerance`` of a box's pixels: of those whose centre lies in the box, the nearest one's is at most that
-    far. The mean over the images is the accuracy. Maxima of equal value are ordered by draws that belong to the image, as in
-    ``deletion``: a constant map points at random. An image without a true box has no score.
+    far. An image with a mask of its object is scored by the mask's pixels instead; the record says how many were
+    (``images_by_mask``). The mean over the images is the accuracy. Maxima of equal value are ordered by draws that belong to
+    the image, as in ``deletion``: a constant map points at random. An image without an object has no score.
 
     Source: Zhang et al. 2016, https://arxiv.org/abs/1608.00507, section 4.2, with the tolerance as in TorchRay, a disc around
     the maximum. Own decisions: the mean is over images, not over the categories that an image shows; the tolerance is scaled
@@ -41,6 +41,7 @@ class PointingGame(Metric):
 
     columns: ClassVar[tuple[Column, ...]] = (Column("accuracy", "Pointing game accuracy", True),)
     needs_boxes: ClassVar[bool] = True
+    takes_masks: ClassVar[bool] = True
     target_rule: ClassVar[Literal["predicted", "label"]] = "label"
 
     def __post_init__(self) -> None:
@@ -48,20 +49,17 @@ class PointingGame(Metric):
             raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
-        """1 or 0 (b,); NaN where an image has no true box."""
+        """1 or 0 (b,); NaN where an image has no object."""
         assert maps is not None
-        assert batch.boxes is not None, "the images have no boxes"
         _, h, w = maps.shape
-        place = pixel_order(explainer, batch, maps).argmin(1)
-        at = torch.stack([place % w, place // w], 1).to(maps)[:, None]
-        # Images have different numbers of boxes: NaN stands for none, and is near nothing.
-        boxes = pad_sequence([box.to(maps) for box in batch.boxes], batch_first=True, padding_value=torch.nan)
-        extent = pixel_extents(boxes)
-        outside = torch.maximum(extent[..., :2] - at, at - extent[..., 2:]).clamp_min(0)
-        near = outside.norm(dim=2) <= self.tolerance * h / 224
-        without = torch.tensor([len(box) == 0 for box in batch.boxes], device=maps.device)
-        score = near.any(1).to(maps).masked_fill(without, torch.nan)
-        return Scored({"accuracy": score}, reasons={"accuracy": {int(i): "no true box" for i in without.nonzero()[:, 0]}})
+        inside, without, record = object_pixels(batch)
+        place = pixel_order(explainer, batch, maps).argmin(1)[:, None, None]
+        row, column = torch.arange(h, device=maps.device)[:, None], torch.arange(w, device=maps.device)
+        square = (row - place // w).square() + (column - place % w).square()
+        nearest = torch.where(inside, square.to(maps), torch.inf).amin((1, 2)).sqrt()
+        score = (nearest <= self.tolerance * h / 224).to(maps)
+        score[list(without)] = torch.nan
+        return Scored({"accuracy": score}, reasons={"accuracy": without}, record=record)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """None beside the maps."""

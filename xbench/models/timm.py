@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry
@@ -95,10 +96,9 @@ class Timm(ClassifierEntry):
             try:
                 module = seeded(lambda: timm.create_model(self.arch, pretrained=True, **options))
             except Exception as error:
-                where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
                 raise XbenchError(
-                    f"weights of {self.arch} are missing, and cannot be downloaded ({type(error).__name__}): get "
-                    f'model.safetensors from {where} and give weights="FILE.safetensors"'
+                    f"weights of {self.arch} are missing, and cannot be downloaded ({type(error).__name__}): "
+                    f'{_elsewhere(config)}, or take a file of yours: checkpoint(path="FILE", arch="{self.arch}")'
                 ) from error
         known = "imagenet-1k" if self.weights == "DEFAULT" and config.num_classes == 1000 else None
         return classifier_of(
@@ -120,6 +120,19 @@ def timm_architectures() -> list[str] | None:
     import timm
 
     return list(timm.list_models())
+
+
+def _elsewhere(config: Any) -> str:
+    """Where a file of timm's weights is, and where timm looks for it."""
+    if not config.hf_hub_id:
+        return f"put {config.url} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (
+        f"get model.safetensors from https://huggingface.co/{config.hf_hub_id} and give "
+        f'weights="FILE.safetensors", or copy the folder models--{config.hf_hub_id.replace("/", "--")} of another machine\'s '
+        f"cache into {HF_HUB_CACHE}"
+    )
 
 
 def _tags(arch: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlparse
@@ -131,10 +132,11 @@ def downloaded(url: str, arch: str) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), progress=False)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             path.unlink(missing_ok=True)
             raise XbenchError(
-                f"weights of {arch} are missing, and cannot be downloaded ({error}): put {url} at {path}"
+                f"weights of {arch} are missing, and cannot be downloaded ({error}): put {url} at {path}, or take a file of "
+                f'yours: checkpoint(path="FILE", arch="{arch}")'
             ) from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

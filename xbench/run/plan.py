@@ -67,8 +67,8 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
     draws = _draws(run.draws, len(ids), suite.seed)
     cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", missing=())
     reason = method.not_applicable(classifier) or metric.not_applicable(method, classifier)
-    if not reason and metric.needs_boxes and not plan.has_boxes:
-        reason = f"{plan.subset.name} has no boxes"
+    if not reason and metric.needs_boxes and not plan.has_boxes and not (metric.takes_masks and plan.subset.masks):
+        reason = f"{plan.subset.name} has no boxes" + (" and no masks" if metric.takes_masks else "")
     heldout: tuple[str, ...] = ()
     states: list[str] = []
     if not reason:

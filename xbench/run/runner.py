@@ -183,19 +183,28 @@ def check_scores(cell: Cell, scored: Scored, count: int) -> None:
 
 def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[str, ...], rule: Rule) -> Batch:
     """The images on the classifier's device, with the class to explain: the predicted one or the label."""
-    x, label, boxes = (plan.subset if part == "evaluation" else plan.heldout).read(ids)
+    subset = plan.subset if part == "evaluation" else plan.heldout
+    x, label, boxes = subset.read(ids)
+    masks = None if subset.masks is None else subset.masks(ids)
     x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
     target = label if rule == "label" else plan.classifier.probabilities(x).argmax(1)
-    return Batch(list(ids), x, label, target, boxes, [plan.groups[image] for image in ids])
+    return Batch(list(ids), x, label, target, boxes, [plan.groups[image] for image in ids], masks)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """Several batches as one."""
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "label", "target")}
     boxes = [batch.boxes for batch in batches if batch.boxes is not None]
+    masks = [batch.masks for batch in batches if batch.masks is not None]
     ids = [image for batch in batches for image in batch.ids]
     groups = [group for batch in batches for group in batch.groups or ()]
-    return Batch(ids, **tensors, boxes=list(chain.from_iterable(boxes)) if boxes else None, groups=groups or None)
+    return Batch(
+        ids,
+        **tensors,
+        boxes=list(chain.from_iterable(boxes)) if boxes else None,
+        groups=groups or None,
+        masks=list(chain.from_iterable(masks)) if masks else None,
+    )
 
 
 def collect(plan: Plan) -> list[Result]:

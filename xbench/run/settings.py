@@ -9,8 +9,9 @@ from typing import Any
 import pydantic
 
 from xbench.errors import XbenchError, unknown
+from xbench.metric import METRICS
 from xbench.registry import digest
-from xbench.run.suite import Suite, first_problem
+from xbench.run.suite import MetricRun, Suite, first_problem
 from xbench.store import slug
 
 NAME = 80
@@ -21,7 +22,9 @@ def changed(suite: Suite, settings: Sequence[str] = (), images: int | None = Non
     """The suite with settings such as ``seed=1`` or ``metrics.stability.images=10``; its name says so.
 
     A step behind ``metrics`` is a metric's place, counted from 0, its full spec, or its name, which means every metric of that
-    name. A value is written as in TOML; what is not TOML is text. ``images`` is set for every metric, before the settings.
+    name. What follows is a key of its table in the suite's file or a parameter of the metric itself, as in
+    ``metrics.stability.calls=25``; where it may be both, as ``draws``, a TOML table is the suite's (own decision). A value is
+    written as in TOML; what is not TOML is text. ``images`` is set for every metric, before the settings.
 
     Raises XbenchError that shows the setting for an unknown key, with the nearest valid one, or a value that does not fit.
     """
@@ -78,6 +81,8 @@ def _put(owner: Any, steps: Sequence[str], value: Any, where: str) -> None:
             names = {name for i, item in enumerate(owner) for name in _names(i, item)}
             raise XbenchError(f"{where}: {unknown('key', step, names)}")
     elif isinstance(owner, dict):
+        if not rest and "spec" in owner and _put_in_metric(owner, step, value, where):
+            return
         if rest and step not in owner:
             raise XbenchError(f"{where}: {unknown('key', step, owner)}")
         keys = [step]
@@ -90,6 +95,22 @@ def _put(owner: Any, steps: Sequence[str], value: Any, where: str) -> None:
         if owner[key] is None:
             owner[key] = {}  # a table that the suite leaves out
         _put(owner[key], rest, value, where)
+
+
+def _put_in_metric(run: dict[str, Any], step: str, value: Any, where: str) -> bool:
+    """Sets a parameter in a metric's spec; False if the step is a key of the suite's own."""
+    metric = METRICS.make(run["spec"])
+    known = metric.parameters
+    if step not in known or isinstance(value, dict):
+        if step in MetricRun.model_fields:
+            return False
+        raise XbenchError(f"{where}: {unknown(f'key of {metric.name}', step, {*MetricRun.model_fields, *known})}")
+    words = ", ".join(f"{name}={given!r}" for name, given in {**known, step: value}.items())
+    try:
+        run["spec"] = METRICS.make(f"{metric.name}({words})").spec
+    except XbenchError as error:
+        raise XbenchError(f"{where}: {error}") from error
+    return True
 
 
 def _names(place: int, item: Any) -> list[str]:

@@ -22,8 +22,8 @@ def check_dataset(spec: str) -> None:
 
     Of every part that it has (``evaluation`` is required): unique ids, and no id in two parts, except that ``test`` may contain
     ``heldout`` and ``evaluation``; float32 images in [0, 1] of the declared shape; int64 labels that the dataset's classifier
-    has logits for; boxes inside the image; the same image in whatever order ids are read; the same ids and digest from a
-    second load.
+    has logits for; boxes inside the image; masks of its size; the same image in whatever order ids are read; the same ids and
+    digest from a second load.
 
     Raises AssertionError listing every rule that is broken, XbenchError for an unknown name or parameter, or if files, an extra
     or the classifier are missing.
@@ -72,6 +72,9 @@ def _images(part: str, subset: Subset, classes: int | None) -> Iterator[str]:
         inside = box.ndim == 2 and box.shape[1] == 4 and box.is_floating_point() and bool((box >= 0).all())
         if not inside or not bool((box[:, :2] < box[:, 2:]).all() and (box[:, 2:] <= torch.tensor([w, h])).all()):
             yield f"{part}: the boxes of {image!r} must be floats (n, 4), x0 < x1 <= {w}, y0 < y1 <= {h}: {box.tolist()}"
+    for image, mask in zip(ids, subset.masks(ids) if subset.masks else [], strict=subset.masks is not None):
+        if mask is not None and (tuple(mask.shape) != (h, w) or mask.dtype != torch.bool):
+            yield f"{part}: the mask of {image!r} is {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {(h, w)}"
     back, back_label, back_boxes = subset.read(ids[::-1])
     same_boxes = (boxes is None) == (back_boxes is None) and all(
         a.equal(b) for a, b in zip(boxes or [], (back_boxes or [])[::-1], strict=True)

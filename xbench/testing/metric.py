@@ -182,4 +182,5 @@ def _part(batch: Batch, i: int) -> Batch:
         label=batch.label[i : i + 1],
         target=batch.target[i : i + 1],
         boxes=None if batch.boxes is None else batch.boxes[i : i + 1],
+        masks=None if batch.masks is None else batch.masks[i : i + 1],
     )
