@@ -34,6 +34,9 @@ _PUBLIC = {
     "from_callable": "adapters",
     "from_captum": "adapters",
     "from_grad_cam": "adapters",
+    "from_module": "models.module",
+    "Run": "api",
+    "run_suite": "api",
     "METRICS": "metric",
     "Column": "metric",
     "Metric": "metric",
@@ -66,6 +69,7 @@ __all__ = [
     "NotApplicable",
     "Passes",
     "Result",
+    "Run",
     "Scored",
     "Subset",
     "TrainedMethod",
@@ -73,15 +77,20 @@ __all__ = [
     "from_callable",
     "from_captum",
     "from_grad_cam",
+    "from_module",
+    "run",
 ]
 
 if TYPE_CHECKING:
     from xbench.adapters import from_callable, from_captum, from_grad_cam
+    from xbench.api import Run
+    from xbench.api import run_suite as run
     from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry, Passes
     from xbench.errors import NotApplicable, XbenchError
     from xbench.explainer import Explainer
     from xbench.method import METHODS, Method, TrainedMethod
     from xbench.metric import METRICS, Column, Metric, Scored
+    from xbench.models.module import from_module
     from xbench.result import Result
     from xbench.rng import ImageRandom
     from xbench.subset import DATASETS, Batch, Dataset, Subset
@@ -89,6 +98,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "run":  # the package of that name, which can be called
+        return importlib.import_module("xbench.run")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xbench' has no attribute {name!r}")
     return getattr(importlib.import_module(f"xbench.{_PUBLIC[name]}"), name)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from xbench.cli.common import STORE, StoreOption, console, warn
+from xbench.cli.common import STORE, StoreOption
+from xbench.cli.telling import say, warn
 
 
 def merge(
@@ -22,4 +23,4 @@ def merge(
     from xbench.store import Store
 
     copied, present = merge_stores(Store(store, warn), sources, warn)
-    console.print(f"{store}: {copied} files copied, {present} were there or left out", highlight=False, soft_wrap=True)
+    say(f"{store}: {copied} files copied, {present} were there or left out")
