@@ -143,7 +143,7 @@ def _usage(error: Any) -> str:
     if message.startswith("Missing") and about:
         message += f": {about.rstrip('.')}"
     given = _given(getattr(parameter, "opts", ()))
-    if message.startswith("Invalid") and given and given not in message:
+    if message.startswith("Invalid") and given and repr(given) not in message:
         message += f", given {given!r}"  # some versions of typer do not say it
     return f"{message}; see: {command} --help"
 

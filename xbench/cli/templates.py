@@ -1,6 +1,6 @@
-"""The files that `xbench new` writes: working examples of each kind, NAME and CLASS to be replaced."""
+"""The files that `xbench new` writes: working examples of each kind, entry-name and EntryClass to be replaced."""
 
-METHOD = '''"""NAME: (say in one line what it is)."""
+METHOD = '''"""entry-name: (say in one line what it is)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from xbench import METHODS, Classifier, ImageRandom, Images, Labels, Maps, Metho
 from xbench.classifier import Passes
 
 
-@METHODS.register("NAME")
+@METHODS.register("entry-name")
 @dataclass(frozen=True)
-class CLASS(Method):
+class EntryClass(Method):
     """Sum over the channels of |d f_c / d x|^power, f_c the logit of the class; maps (b, h, w), >= 0.
 
     (Say what yours computes, the shapes and ranges, and its source with a URL.) Own decision: an example to be changed.
@@ -46,7 +46,7 @@ class CLASS(Method):
         return Passes(forward=1, backward=1)
 '''
 
-METRIC = '''"""NAME: (say in one line what it measures)."""
+METRIC = '''"""entry-name: (say in one line what it measures)."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ from xbench import METRICS, Batch, Classifier, Column, Explainer, Maps, Method, 
 from xbench.classifier import Passes
 
 
-@METRICS.register("NAME")
+@METRICS.register("entry-name")
 @dataclass(frozen=True)
-class CLASS(Metric):
+class EntryClass(Metric):
     """Share of the map's pixels above half of its largest value, in [0, 1]; NaN for a map without a positive value.
 
     (Say what yours measures, its unit and range, and its source with a URL.) Own decision: an example to be changed.
@@ -82,7 +82,7 @@ class CLASS(Metric):
         return Passes()
 '''
 
-DATASET = '''"""NAME: (say in one line what the images are)."""
+DATASET = '''"""entry-name: (say in one line what the images are)."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ from xbench.subset import Part
 PARTS = {"evaluation": range(20), "heldout": range(20, 50)}
 
 
-@DATASETS.register("NAME")
+@DATASETS.register("entry-name")
 @dataclass(frozen=True)
-class CLASS(Dataset):
+class EntryClass(Dataset):
     """Bright squares of 8 px at random places on black. Images (b, 1, 28, 28) in [0, 1], labels 0..9, no boxes.
 
     (Say where yours come from, and under which licence.) Own decision: an example to be changed.
@@ -114,7 +114,7 @@ class CLASS(Dataset):
     def load(self, part: Part = "evaluation") -> Subset:
         """The ids of ``part``; XbenchError for one that does not exist."""
         if part not in PARTS:
-            raise unknown("part of dataset 'NAME'", part, PARTS)
+            raise unknown("part of dataset 'entry-name'", part, PARTS)
         return Subset(
             name=self.spec if part == "evaluation" else f"{self.spec}:{part}",
             ids=tuple(f"{i:04d}" for i in PARTS[part]),
@@ -134,7 +134,7 @@ def read(ids: Sequence[str]) -> tuple[Images, Labels, None]:
     return x, torch.tensor([int(i) % 10 for i in ids]), None
 '''
 
-CLASSIFIER = '''"""NAME: (say in one line what it is)."""
+CLASSIFIER = '''"""entry-name: (say in one line what it is)."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ from torch import nn
 from xbench import CLASSIFIERS, DATASETS, Classifier, ClassifierEntry
 
 
-@CLASSIFIERS.register("NAME")
+@CLASSIFIERS.register("entry-name")
 @dataclass(frozen=True)
-class CLASS(ClassifierEntry):
+class EntryClass(ClassifierEntry):
     """The digit k whose mean training image m_k is nearest: its logit is x . m_k - |m_k|^2 / 2.
 
     (Say what yours is, and where its weights come from.) Own decision: an example to be changed.

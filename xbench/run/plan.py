@@ -118,7 +118,7 @@ def load_classifier(spec: str, device: str) -> Classifier:
     """The classifier on a device; XbenchError if the device is unknown or not there."""
     classifier = CLASSIFIERS.make(spec).load()
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a meta device has no values
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error
