@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run, and what is committed of them is what they gave: without errors, small, without paths."""
+"""The notebooks run, and are committed as they ran: without errors, small, and without paths of a machine."""
 
 from __future__ import annotations
 

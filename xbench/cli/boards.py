@@ -86,6 +86,8 @@ def board(
     for one in suite:
         made = plan(one)
         found = collect(made)
+        if all(result.status in ("missing", "n/a") for result in found):
+            raise XbenchError(f"{store} has no result of suite {one!r}: {command(one)}")
         again = []
         for seed in repeats:
             more = collect(plan(one, seed=seed))

@@ -54,7 +54,11 @@ def new(
     path = root / FOLDERS[kind] / f"{stem}.py"
     if path.exists():
         raise XbenchError(f"{path} exists: choose another name, or delete it")
-    text = TEMPLATES[kind].replace("entry-name", name).replace("EntryClass", "".join(part.capitalize() for part in name.split("-")))
+    text = (
+        TEMPLATES[kind]
+        .replace("entry-name", name)
+        .replace("EntryClass", "".join(part.capitalize() for part in name.split("-")))
+    )
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     roots = [Path(place).resolve() for place in xbench.__path__]

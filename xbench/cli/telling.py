@@ -116,7 +116,7 @@ def main_of(app: typer.Typer) -> None:
     except XbenchError as error:
         _end(str(error))
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
+        where = "" if error.filename is None else f"{error.filename} cannot be read or written: "
         _end(f"{where}{error.strerror or error}")
     else:
         sys.exit(status or 0)
