@@ -185,4 +185,3 @@ def test_maps_have_a_panel_each(images: int, methods: int, panels: int) -> None:
     assert sum(len(panel.images) for panel in drawn) == images * (1 + 2 * methods)
     shown = [panel.images[1].get_array() for panel in drawn if len(panel.images) == 2]
     assert all((values.min(), values.max()) == (0, 1) for values in shown)
-    assert figure.saved("png") == figure.saved("png")

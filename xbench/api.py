@@ -32,6 +32,7 @@ from xbench.run.runner import make_batch
 from xbench.run.runner import run as run_plan
 from xbench.store import Store
 from xbench.subset import DATASETS, Dataset, Part, Subset
+from xbench.training import usable_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,4 +194,4 @@ def _on(device: str | None, network: nn.Module, source: Dataset) -> Classifier:
     else:
         subset = source.load("evaluation")
         made = from_module(network, name=type(network).__name__, size=subset.shape[-1], label_space=subset.label_space)
-    return made.to(device or there)
+    return made.to(usable_device(device) if device else there)

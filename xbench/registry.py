@@ -186,9 +186,8 @@ class Registry(Generic[E_co]):
         """
         match = SPEC.fullmatch(spec)
         if match is None:
-            raise XbenchError(
-                f"malformed {self.kind} {spec!r}: write name or name(parameter=value, ...), the name as in: xbench list {self.kind}s"
-            )
+            how = f"write name or name(parameter=value, ...); names: xbench list {self.kind}s"
+            raise XbenchError(f"malformed {self.kind} {spec!r}: {how}")
         cls = self.get(match["name"])
         given = _arguments(self.kind, spec, match["args"] or "")
         hints = typing.get_type_hints(cls, include_extras=True)

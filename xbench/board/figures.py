@@ -28,7 +28,7 @@ class Picture(Figure):
         return self.saved("png")
 
     def saved(self, kind: Literal["png", "svg"]) -> bytes:
-        """The file's bytes: the same for the same figure with the same matplotlib."""
+        """The bytes of its file."""
         buffer = io.BytesIO()
         with plain():
             self.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", metadata=METADATA[kind])

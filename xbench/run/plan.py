@@ -19,6 +19,7 @@ from xbench.run.machine import hardware
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
 from xbench.subset import DATASETS, Dataset, Subset
+from xbench.training import usable_device
 
 
 def make_plan(
@@ -116,13 +117,7 @@ def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:
 
 def load_classifier(spec: str, device: str) -> Classifier:
     """The classifier on a device; XbenchError if the device is unknown or not there."""
-    classifier = CLASSIFIERS.make(spec).load()
-    try:
-        torch.zeros(1, device=device).item()  # a meta device has no values
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error
-    return classifier.to(device)
+    return CLASSIFIERS.make(spec).load().to(usable_device(device))
 
 
 def check_match(subset: Subset, classifier: Classifier) -> None:
