@@ -62,7 +62,7 @@ class Entry:
             "name": self.name,
             "parameters": self.parameters,
             "version": self.version,
-            "source": _source_digest(type(self)),
+            "source": _source_digest(type(self)),  # type: ignore[arg-type]
         }
 
     def replace(self, **changes: Any) -> typing.Self:

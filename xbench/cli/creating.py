@@ -6,7 +6,7 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from xbench.cli.telling import note, say
 from xbench.cli.templates import CLASSIFIER, DATASET, METHOD, METRIC
 from xbench.errors import XbenchError
 from xbench.files import atomic
+
+if TYPE_CHECKING:
+    from xbench.registry import Registry
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -71,7 +74,12 @@ def _unused(kind: Kind, name: str) -> None:
     """XbenchError if an entry of the kind has the name."""
     from xbench import CLASSIFIERS, DATASETS, METHODS, METRICS
 
-    registries = {Kind.METHOD: METHODS, Kind.METRIC: METRICS, Kind.DATASET: DATASETS, Kind.CLASSIFIER: CLASSIFIERS}
+    registries: dict[Kind, Registry[Any]] = {
+        Kind.METHOD: METHODS,
+        Kind.METRIC: METRICS,
+        Kind.DATASET: DATASETS,
+        Kind.CLASSIFIER: CLASSIFIERS,
+    }
     taken = registries[kind].names()
     if name in taken:
         raise XbenchError(f"there is a {kind} {name!r} already: choose another name; taken: {', '.join(taken)}")
