@@ -37,6 +37,7 @@ _PUBLIC = {
     "from_module": "models.module",
     "Run": "api",
     "run_suite": "api",
+    "run": "run",  # the package, which can be called
     "METRICS": "metric",
     "Column": "metric",
     "Metric": "metric",
@@ -98,8 +99,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":  # the package of that name, which can be called
-        return importlib.import_module("xbench.run")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xbench' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"xbench.{_PUBLIC[name]}"), name)
+    module = importlib.import_module(f"xbench.{_PUBLIC[name]}")
+    return module if name == _PUBLIC[name] else getattr(module, name)
