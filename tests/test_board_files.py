@@ -133,7 +133,7 @@ def test_a_board_without_ranks_says_so(results: list[Result], tmp_path: Path) ->
     assert "No method is ranked in any column of this board." in page
     assert "png" not in page
     assert results[0].method in terminal.text(made)
-    with pytest.raises(ValueError, match="no method is ranked"):
+    with pytest.raises(XbenchError, match="no method is ranked"):
         figures.rank_figure(made, "png")
 
 

@@ -1,4 +1,4 @@
-"""Wrong input is one line that names what was given and what is valid; exit codes are for scripts."""
+"""Commands of one process: what they write, print and return. What wrong input is answered with: see test_errors.py."""
 
 from __future__ import annotations
 
@@ -11,45 +11,6 @@ from conftest import Outcome
 from PIL import Image
 
 Cli = Callable[..., Outcome]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("run", "--suite", "robustnes"), "unknown suite 'robustnes': did you mean 'robustness'? valid: "),
-        (("run", "--suite", "smoke", "-m", "rize"), "unknown method 'rize': did you mean 'rise'? valid: "),
-        (("run", "--suite", "smoke", "-m", "rise(mask=3)"), "unknown parameter of rise 'mask': did you mean 'masks'? valid: "),
-        (("run", "--suite", "smoke", "-m", "rise(masks='many')"), "rise(masks=...): given 'many'"),
-        (("run", "--suite", "smoke", "-m", "rise(masks=-1)"), "masks must be at least 1, got -1"),
-        (("run", "--suite", "smoke", "-m", "rise(masks"), "malformed method 'rise(masks'"),
-        (("run", "--suite", "smoke", "--device", "cuda:77"), "device 'cuda:77' cannot be used"),
-        (("run", "--suite", "smoke", "--limit", "0"), "Invalid value for '--limit'"),
-        (("explain", "absent.png"), "absent.png is neither an image file nor DATASET/ID with a dataset of: "),
-        (("explain", "mnist/99999"), "dataset 'mnist' has no image '99999'; for instance "),
-        (("explain", "mnist/0001", "--target", "10"), "--target 10: classifier 'mnist-cnn' has classes 0..9"),
-        (("explain", "mnist/0001", "--classifier", "mnist-cmm"), "unknown classifier 'mnist-cmm': did you mean 'mnist-cnn'?"),
-        (("fit", "gradient"), "method 'gradient' has no network to fit; trained methods: "),
-        (("fit", "vp", "--dataset", "minst"), "unknown dataset 'minst': did you mean 'mnist'?"),
-        (("fit-classifier", "efficientnet-lite", "--out", "x"), "has no training recipe; with one: mnist-cnn"),
-        (("subset", "mnist", "--images", "5000"), "were asked for"),
-        (("check", "rize"), "did you mean 'rise'?"),
-        (("list", "method"), "Invalid value for"),
-        (("board", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
-        (("compare", "vp", "nvp", "--suite", "smoke", "--store", "absent"), "store absent does not exist"),
-        (("compare", "vp", "nvp", "--suite", "smokee"), "unknown suite 'smokee': did you mean 'smoke'?"),
-    ],
-)
-def test_wrong_input_is_one_line_and_status_2(
-    xbench: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = xbench(*words)
-    assert done.status == 2
-    text = " ".join(done.err.replace("│", " ").split())
-    assert message in text
-    assert "Traceback" not in done.err
-    if text.startswith("error:"):
-        assert len(done.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

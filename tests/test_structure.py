@@ -26,7 +26,7 @@ LAYERS: list[list[set[str]]] = [
     ],
     [{"methods"}, {"metrics"}, {"datasets"}, {"models"}, {"store"}],
     [{"run"}, {"board"}, {"testing"}],
-    [{"cli", "__main__"}],
+    [{"api"}, {"cli", "__main__"}],
 ]
 PLACE = {part: (height, group) for height, layer in enumerate(LAYERS) for group, parts in enumerate(layer) for part in parts}
 

@@ -34,6 +34,10 @@ _PUBLIC = {
     "from_callable": "adapters",
     "from_captum": "adapters",
     "from_grad_cam": "adapters",
+    "from_module": "models.module",
+    "Run": "api",
+    "run_suite": "api",
+    "run": "run",  # the package, which can be called
     "METRICS": "metric",
     "Column": "metric",
     "Metric": "metric",
@@ -66,6 +70,7 @@ __all__ = [
     "NotApplicable",
     "Passes",
     "Result",
+    "Run",
     "Scored",
     "Subset",
     "TrainedMethod",
@@ -73,15 +78,20 @@ __all__ = [
     "from_callable",
     "from_captum",
     "from_grad_cam",
+    "from_module",
+    "run",
 ]
 
 if TYPE_CHECKING:
     from xbench.adapters import from_callable, from_captum, from_grad_cam
+    from xbench.api import Run
+    from xbench.api import run_suite as run
     from xbench.classifier import CLASSIFIERS, Classifier, ClassifierEntry, Passes
     from xbench.errors import NotApplicable, XbenchError
     from xbench.explainer import Explainer
     from xbench.method import METHODS, Method, TrainedMethod
     from xbench.metric import METRICS, Column, Metric, Scored
+    from xbench.models.module import from_module
     from xbench.result import Result
     from xbench.rng import ImageRandom
     from xbench.subset import DATASETS, Batch, Dataset, Subset
@@ -91,4 +101,5 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xbench' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"xbench.{_PUBLIC[name]}"), name)
+    module = importlib.import_module(f"xbench.{_PUBLIC[name]}")
+    return module if name == _PUBLIC[name] else getattr(module, name)

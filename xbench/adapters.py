@@ -18,7 +18,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args
@@ -29,6 +29,7 @@ from xbench.classifier import Classifier, Passes
 from xbench.errors import XbenchError, unknown
 from xbench.foreign import Adapted, Foreign, Reduction
 from xbench.method import METHODS, Method
+from xbench.registry import code_of
 from xbench.types import Images, Labels
 
 
@@ -217,18 +218,8 @@ def _digest(name: str, module: str, given: list[Any]) -> str:
             continue
         for definition in definitions:
             if definition.__module__ == each:
-                digest.update("".join(_code(name, definition)).encode())
+                try:
+                    digest.update(code_of(definition).encode())
+                except XbenchError as error:
+                    raise XbenchError(f"method {name!r}: {error}") from error
     return digest.hexdigest()
-
-
-def _code(name: str, definition: Any) -> Iterator[str]:
-    try:
-        for part in vars(definition).values() if isinstance(definition, type) else [definition]:
-            part = getattr(part, "__func__", part)
-            if inspect.isroutine(part):
-                yield inspect.getsource(part)
-    except (OSError, TypeError) as error:
-        raise XbenchError(
-            f"method {name!r}: the code of {definition.__qualname__} cannot be read, so that results of an older version of it "
-            "could not be told apart; write it into a file or a notebook"
-        ) from error

@@ -11,9 +11,11 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,12 +57,12 @@ class Entry:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a result's key holds of this entry: name, every parameter, version; for a user's own file its digest."""
+        """What a result's key holds of this entry: name, every parameter, version; of a user's own file or cell a digest."""
         return {
             "name": self.name,
             "parameters": self.parameters,
             "version": self.version,
-            "source": _source_digest(type(self).__module__),
+            "source": _source_digest(type(self)),  # type: ignore[arg-type]
         }
 
     def replace(self, **changes: Any) -> typing.Self:
@@ -87,16 +89,45 @@ def _shipped_roots() -> tuple[Path, ...]:
 
 
 @functools.cache
-def _source_digest(module: str) -> str | None:
-    """sha256 of the file of an entry that does not ship with xbench: editing it makes its stored results stale."""
-    file = getattr(sys.modules.get(module), "__file__", None)
+def _source_digest(cls: Any) -> str | None:
+    """sha256 of the file of an entry that does not ship with xbench: editing it makes its stored results stale.
+
+    In a notebook, where there is no file, of the class's own functions: what they call is not seen.
+    """
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None:
-        return None
+        return hashlib.sha256(code_of(cls).encode()).hexdigest()
     path = Path(file).resolve()
     if any(path.is_relative_to(root) for root in _shipped_roots()):
         return None
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
+
+def code_of(definition: Any) -> str:
+    """The code of a function, or of the functions of a class.
+
+    Raises XbenchError if it cannot be read, so that results of an older version of it could not be told apart.
+    """
+    whole = isinstance(definition, type)
+    code = []
+    for name, part in vars(definition).items() if whole else [("", definition)]:
+        part = getattr(part, "__func__", getattr(part, "fget", part))  # of class and static methods, of properties
+        if whole and not isinstance(part, types.FunctionType):
+            continue
+        if name in _GENERATED and part.__code__.co_filename == "<string>":
+            continue
+        try:
+            code.append(inspect.getsource(part))
+        except (OSError, TypeError) as error:
+            raise XbenchError(
+                f"the code of {definition.__qualname__} cannot be read, so that results of an older version of it could not be "
+                "told apart; write it into a file or a notebook"
+            ) from error
+    return "".join(code)
+
+
+_GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__")
+"""What @dataclass writes from the parameters."""
 
 E_co = TypeVar("E_co", bound=Entry)
 
@@ -155,7 +186,8 @@ class Registry(Generic[E_co]):
         """
         match = SPEC.fullmatch(spec)
         if match is None:
-            raise XbenchError(f"malformed {self.kind} {spec!r}: write name or name(parameter=value, ...)")
+            how = f"write name or name(parameter=value, ...); names: xbench list {self.kind}s"
+            raise XbenchError(f"malformed {self.kind} {spec!r}: {how}")
         cls = self.get(match["name"])
         given = _arguments(self.kind, spec, match["args"] or "")
         hints = typing.get_type_hints(cls, include_extras=True)

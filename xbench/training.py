@@ -74,7 +74,9 @@ class Recipe:
 def usable_device(device: str) -> torch.device:
     """The device of that name; XbenchError if there is none or it is not there."""
     try:
-        return torch.empty(0, device=device).device
+        made = torch.zeros(1, device=device)
+        made.item()  # a meta device has no values
+        return made.device
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error

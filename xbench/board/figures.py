@@ -1,8 +1,10 @@
-"""The rank matrix as a figure."""
+"""Figures, and the rank matrix as one."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Literal
 
 import matplotlib
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from xbench.board.board import Board
 from xbench.board.text import cut, short_names
+from xbench.errors import XbenchError
 
 CELL = 0.32
 """Inches per row and per rank."""
@@ -18,25 +21,48 @@ CROWDED = 400
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
-def rank_figure(board: Board, kind: Literal["png", "svg"]) -> bytes:
-    """A heat map of how often each method (row, by mean rank) took each rank (column), with the mean rank at the right.
+class Picture(Figure):
+    """A figure that a notebook shows, without pyplot and whatever its backend is."""
 
-    The same board gives the same bytes with the same matplotlib. After figure 7 of
-    "Variational Perturbations for Visual Feature Attribution" (ICLR 2022 submission).
+    def _repr_png_(self) -> bytes:
+        return self.saved("png")
 
-    Raises ValueError if no method is ranked.
-    """
-    counts, mean = board.ranks.counts, board.ranks.mean
-    if counts.empty:
-        raise ValueError("no method is ranked: there is no rank matrix to draw")
-    names = short_names(board.summary)
-    rows, ranks = counts.shape
-    buffer = io.BytesIO()
-    # The reader's own matplotlibrc must not change the picture, nor we the reader's settings.
+    def saved(self, kind: Literal["png", "svg"]) -> bytes:
+        """The bytes of its file."""
+        buffer = io.BytesIO()
+        with plain():
+            self.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", metadata=METADATA[kind])
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Matplotlib as it comes: the reader's own matplotlibrc must not change a picture, nor we the reader's settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"svg.hashsalt": "xbench", "font.size": 9})
-        figure = Figure(figsize=(CELL * (ranks + 1.5), CELL * rows), dpi=150)
+        yield
+
+
+def rank_figure(board: Board, kind: Literal["png", "svg"]) -> bytes:
+    """The file of ``rank_picture``; the same board gives the same bytes with the same matplotlib."""
+    return rank_picture(board).saved(kind)
+
+
+def rank_picture(board: Board) -> Picture:
+    """A heat map of how often each method (row, by mean rank) took each rank (column), with the mean rank at the right.
+
+    After figure 7 of "Variational Perturbations for Visual Feature Attribution" (ICLR 2022 submission).
+
+    Raises XbenchError if no method is ranked.
+    """
+    counts, mean = board.ranks.counts, board.ranks.mean
+    if counts.empty:
+        raise XbenchError("no method is ranked: there is no rank matrix to draw")
+    names = short_names(board.summary)
+    rows, ranks = counts.shape
+    with plain():
+        figure = Picture(figsize=(CELL * (ranks + 1.5), CELL * rows), dpi=150)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.2 * counts.to_numpy().max(), aspect="auto")
         for row, method in enumerate(counts.index):
@@ -56,5 +82,4 @@ def rank_figure(board: Board, kind: Literal["png", "svg"]) -> bytes:
         axes.xaxis.set_label_position("top")
         for side in axes.spines.values():
             side.set_visible(False)
-        figure.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", metadata=METADATA[kind])
-    return buffer.getvalue()
+    return figure

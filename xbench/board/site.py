@@ -51,7 +51,7 @@ def page(board: Board, name: str, *galleries: Gallery) -> str:
     }
     empty = {"ranks": "matrices", "differences": "diagrams", "trust": "trust", "curves": "charts", "cost": "scatter"}
     empty["gallery"] = "galleries"
-    return _template().render(
+    return template("board.html.j2").render(
         title=clean(board.title),
         description=clean(board.description),
         facts=facts(board),
@@ -76,10 +76,11 @@ def page(board: Board, name: str, *galleries: Gallery) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(file: str) -> jinja2.Template:
+    """A template of this package that escapes all that it is given."""
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template("board.html.j2")
+    return environment.get_template(file)
 
 
 def _hash(text: str) -> str:

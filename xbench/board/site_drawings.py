@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from xbench.board import svg
 from xbench.board.board import Board
+from xbench.board.curves import mean_curves
 from xbench.board.site_data import title
-from xbench.board.table import Key
-from xbench.board.text import clean, cut, short_names
-from xbench.result import Result
+from xbench.board.text import cut, short_names
 
 
 def diagrams(board: Board) -> list[dict[str, Any]]:
@@ -32,32 +30,13 @@ def diagrams(board: Board) -> list[dict[str, Any]]:
 
 
 def charts(board: Board) -> list[dict[str, Any]]:
-    """The curves that results say are worth drawing, each with the methods in it."""
+    """The mean curves, each with the methods in it."""
     numbers = {method: i for i, method in enumerate(board.ordered)}
     names = short_names(board.summary)
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in board.results:
-        if result.status == "ok" and result.curve_axis is not None:
-            for curve, lists in result.curves.items():
-                if len(lists[0]) > 1:
-                    groups.setdefault((result.subset, result.classifier, result.metric, curve), []).append(result)
     made = []
-    for (subset, classifier, metric, curve), results in groups.items():
-        series, methods = [], []
-        for result in results:
-            points = np.array(result.curves[curve], dtype=np.float64)
-            finite = np.isfinite(points)
-            with np.errstate(invalid="ignore"):
-                mean = np.where(finite, points, 0).sum(0) / finite.sum(0)
-            if np.isfinite(mean).any():
-                series.append((numbers[result.method], cut(names[result.method]), mean))
-                methods.append(result.method)
-        if series:
-            assert results[0].curve_axis is not None
-            label, first, last = results[0].curve_axis
-            ends = (first, first + len(series[0][2]) - 1 if last is None else last)
-            heading = clean(f"{_place(board, subset, classifier)}{metric}: {curve}")
-            made.append({"title": heading, "svg": svg.curves(series, ends, clean(label)), "methods": set(methods)})
+    for found in mean_curves(board):
+        series = [(numbers[method], cut(names[method]), mean) for method, mean in found.means.items()]
+        made.append({"title": found.title, "svg": svg.curves(series, found.ends, found.axis), "methods": set(found.means)})
     return made
 
 
@@ -67,8 +46,3 @@ def cost_against_quality(board: Board) -> Markup | None:
     names = short_names(board.summary)
     points = [(cut(names[m]), passes[m], float(board.ranks.mean[m])) for m in board.ranks.mean.index if m in passes]
     return svg.scatter(points, "classifier passes per map", "mean rank, best at the top") if points else None
-
-
-def _place(board: Board, subset: str, classifier: str) -> str:
-    key = Key(subset, classifier, "", "")
-    return "".join(f"{getattr(key, p)}, " for p in ("subset", "classifier") if board.summary[p].nunique() > 1)

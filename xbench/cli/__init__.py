@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import typer
 
 from xbench import __version__
-from xbench.cli import boards, entries, explaining, fitting, publishing, running, stores
-from xbench.errors import XbenchError
+from xbench.cli import boards, creating, doctor, entries, explaining, fitting, publishing, running, stores
+from xbench.cli.telling import Commands, main_of, speaking
 
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -19,23 +19,29 @@ app = typer.Typer(
     "Start with [bold]xbench run --suite smoke[/bold]. Exit status: 0 all done, 1 some cells or checks failed, "
     "2 wrong input, 130 stopped by Ctrl-C.",
 )
-app.command("list")(entries.list_entries)
-app.command("plan")(running.plan)
-app.command("run")(running.run)
-app.command("board")(boards.board)
-app.command("compare")(boards.compare)
-app.command("papers")(boards.papers)
-app.command("export")(boards.export)
-app.command("publish")(publishing.publish)
-app.command("verify")(publishing.verify)
-app.command("merge")(stores.merge)
-app.command("cache")(stores.cache)
-app.command("explain")(explaining.explain)
-app.command("check")(entries.check)
-app.command("fit")(fitting.fit)
-app.command("fit-classifier")(fitting.fit_classifier)
-app.command("fit-inpainter")(fitting.fit_inpainter)
-app.command("subset")(fitting.subset)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": entries.list_entries,
+    "plan": running.plan,
+    "run": running.run,
+    "board": boards.board,
+    "compare": boards.compare,
+    "papers": boards.papers,
+    "export": boards.export,
+    "publish": publishing.publish,
+    "verify": publishing.verify,
+    "merge": stores.merge,
+    "cache": stores.cache,
+    "explain": explaining.explain,
+    "check": entries.check,
+    "new": creating.new,
+    "doctor": doctor.doctor,
+    "fit": fitting.fit,
+    "fit-classifier": fitting.fit_classifier,
+    "fit-inpainter": fitting.fit_inpainter,
+    "subset": fitting.subset,
+}
+for name, function in COMMANDS.items():
+    app.command(name)(speaking(function))
 
 
 def _version(show: bool) -> None:
@@ -53,12 +59,4 @@ def options(
 
 def main() -> None:
     """Runs the command line; wrong input ends in one line on stderr and status 2."""
-    try:
-        app()
-    except XbenchError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        typer.echo(f"error: {where}{error.strerror or error}", err=True)
-        sys.exit(2)
+    main_of(app)

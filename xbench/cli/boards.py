@@ -20,14 +20,14 @@ from xbench.cli.common import (
     StoreOption,
     SuiteOption,
     command_of,
-    console,
     named,
     plan_of,
 )
+from xbench.cli.telling import console, say
 from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xbench.board import Board
     from xbench.board.gallery import Gallery
@@ -88,6 +88,8 @@ def board(
     for one in suite:
         made = plan(one)
         found = collect(made)
+        if all(result.status in ("missing", "n/a") for result in found):
+            raise XbenchError(f"{store} has no result of suite {one!r}: {command(one)}")
         again = []
         for seed in repeats:
             more = collect(plan(one, seed=seed))
@@ -144,7 +146,7 @@ def compare(
             raise XbenchError(f"{store} does not have every score of {', '.join(missing)}: {command}")
         methods = [cell.method.spec for cell in made.cells]
         text = methods_table(make_board(results, made.suite.title), methods[0], methods[-1])
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(text)
 
 
 def papers(
@@ -165,11 +167,11 @@ def papers(
         make_board(collect(made), made.suite.title, reproduce=command_of(suite, None, None, dataset, classifier))
     )
     if out is None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(text)
         return
     with atomic(out) as temporary:
         temporary.write_text(text)
-    console.print(f"written: {out}", markup=False, highlight=False, soft_wrap=True)
+    say(f"written: {out}")
 
 
 def export(
@@ -185,13 +187,19 @@ def export(
 
     made = plan_of(suite, store, None, None, dataset, classifier, create=False)
     count = write_table(collect(made), made.suite.seed, out)
-    console.print(f"written: {out}, {count:,} rows", markup=False, highlight=False, soft_wrap=True)
+    say(f"written: {out}, {count:,} rows")
 
 
 def show_and_write(
-    plan: Plan, results: Sequence[Result], folder: Path, command: str, *, repeats: Sequence[Sequence[Result]] = ()
+    plan: Plan,
+    results: Sequence[Result],
+    folder: Path,
+    command: str,
+    *,
+    repeats: Sequence[Sequence[Result]] = (),
+    tell: Callable[[str], None] = say,
 ) -> Gallery | None:
-    """Prints the board of a plan and writes its files, naming them; returns the pictures of its page."""
+    """Prints the board of a plan and writes its files, naming them by ``tell``; returns the pictures of its page."""
     from xbench.board import make_board, terminal
     from xbench.cli.gallery import gallery
 
@@ -199,15 +207,15 @@ def show_and_write(
     made = make_board(results, title=suite.title, description=suite.description, reproduce=command, repeats=repeats)
     terminal.show(made, console)
     pictures = gallery(plan)
-    _write(made, folder, suite.name, *([pictures] if pictures else []))
+    _write(made, folder, suite.name, *([pictures] if pictures else []), tell=tell)
     return pictures
 
 
-def _write(made: Board, folder: Path, name: str, *pictures: Gallery) -> None:
+def _write(made: Board, folder: Path, name: str, *pictures: Gallery, tell: Callable[[str], None] = say) -> None:
     from xbench.board import write
 
     paths = write(made, folder, name, *pictures)
-    console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)
+    tell("written: " + ", ".join(str(path) for path in paths))
 
 
 def _different(results: Sequence[Result]) -> list[Result]:

@@ -1,4 +1,4 @@
-"""Options and consoles that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from xbench.cli import completing
+from xbench.cli.telling import errors, warn
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of results and maps; made if it does not exist.")]
-SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite's name (see: xbench list suites) or a .toml file.")]
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        "--suite", "-s", help="A suite's name (see: xbench list suites) or a .toml file.", autocompletion=completing.suites
+    ),
+]
 MethodsOption = Annotated[
     list[str] | None,
-    typer.Option("--method", "-m", help="Only this method, by spec, e.g. 'rise(masks=1000)'; may be repeated."),
+    typer.Option(
+        "--method",
+        "-m",
+        help="Only this method, by spec, e.g. 'rise(masks=1000)'; may be repeated.",
+        autocompletion=completing.methods,
+    ),
 ]
 MethodListOption = Annotated[
     str | None,
@@ -35,9 +47,16 @@ SetOption = Annotated[
 ]
 DatasetOption = Annotated[
     str | None,
-    typer.Option("--dataset", help="Another dataset than the suite's, by spec, with the classifier that belongs to it."),
+    typer.Option(
+        "--dataset",
+        help="Another dataset than the suite's, by spec, with the classifier that belongs to it.",
+        autocompletion=completing.datasets,
+    ),
 ]
-ClassifierOption = Annotated[str | None, typer.Option("--classifier", "-c", help="Another classifier, by spec.")]
+ClassifierOption = Annotated[
+    str | None,
+    typer.Option("--classifier", "-c", help="Another classifier, by spec.", autocompletion=completing.classifiers),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Another seed than the suite's; its board is called so.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 BatchOption = Annotated[
@@ -48,14 +67,6 @@ STORE = Path("xbench-store")
 
 if TYPE_CHECKING:
     from xbench.run.cells import Plan
-
-console = Console()
-errors = Console(stderr=True)
-
-
-def warn(line: str) -> None:
-    """A line on stderr about something unusual that does not stop the command."""
-    errors.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True, style="yellow")
 
 
 @contextlib.contextmanager
@@ -114,16 +125,10 @@ def plan_of(
     seed: int | None = None,
 ) -> Plan:
     """The plan that a command's options describe; ``create`` is False for commands that only read a store."""
+    from xbench.run.choice import chosen
     from xbench.run.plan import make_plan
-    from xbench.run.settings import changed
-    from xbench.run.suite import load_suite
     from xbench.store import Store
-    from xbench.subset import DATASETS
 
-    chosen = changed(load_suite(suite), settings or (), images).on(dataset, classifier)
-    if images is not None:
-        DATASETS.make(chosen.dataset).load("evaluation").first(images)  # raises if there are fewer
-    if seed is not None and seed != chosen.seed:
-        chosen = chosen.model_copy(update={"seed": seed, "name": f"{chosen.name}-seed-{seed}"})
+    asked = chosen(suite, dataset=dataset, classifier=classifier, images=images, settings=settings or (), seed=seed)
     opened = Store(store, warn, create=create)
-    return make_plan(chosen, opened, methods=methods or (), limit=limit, device=device, batch_size=batch_size)
+    return make_plan(asked, opened, methods=methods or (), limit=limit, device=device, batch_size=batch_size)

@@ -7,10 +7,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from xbench.cli.common import console, errors
+from xbench.cli import completing
+from xbench.cli.telling import failed, say, show_table
 
 if TYPE_CHECKING:
     from xbench.registry import Registry
@@ -36,16 +35,16 @@ def list_entries(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table()
-    for title in rows[0]:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row.values()))
-    console.print(table)
+    show_table(list(rows[0]), ([_cell(value) for value in row.values()] for row in rows))
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="A method, metric, dataset or classifier, e.g. the one you just wrote.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A method, metric, dataset or classifier, e.g. the one you just wrote.", autocompletion=completing.entries
+        ),
+    ],
 ) -> None:
     """Runs the conformance checks on one entry; exit status 1 if it fails one."""
     from xbench.testing import check as check_entry
@@ -53,9 +52,9 @@ def check(
     try:
         kind = check_entry(name)
     except AssertionError as error:
-        errors.print(f"{name} fails: {error}", markup=False, highlight=False, soft_wrap=True)
+        failed(f"{name} fails: {error}")
         raise typer.Exit(1) from error
-    console.print(f"{kind} {name} passes all checks", markup=False, highlight=False)
+    say(f"{kind} {name} passes all checks")
 
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:

@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xbench.cli.common import DeviceOption, console
+from xbench.cli import completing
+from xbench.cli.common import DeviceOption
+from xbench.cli.telling import say
 from xbench.errors import NotApplicable, XbenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
+    from xbench.board.figures import Picture
     from xbench.classifier import Classifier
-    from xbench.types import Maps
 
 
 def explain(
     image: Annotated[str, typer.Argument(help="An image file, or DATASET/ID such as mnist/0047.")],
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Method, by spec; may be repeated.")] = None,
-    classifier: Annotated[str, typer.Option("--classifier", "-c", help="Classifier, by spec.")] = "mnist-cnn",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Method, by spec; may be repeated.", autocompletion=completing.methods),
+    ] = None,
+    classifier: Annotated[
+        str, typer.Option("--classifier", "-c", help="Classifier, by spec.", autocompletion=completing.classifiers)
+    ] = "mnist-cnn",
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Dataset that trained methods were fitted on; by default the classifier's.")
     ] = None,
@@ -34,6 +39,7 @@ def explain(
     """Explains one image: writes a PNG with the image and every method's map laid over it."""
     import torch
 
+    from xbench.board.pictures import maps_figure
     from xbench.checkpoints import Checkpoints
     from xbench.explainer import Explainer
     from xbench.method import METHODS, TrainedMethod
@@ -50,7 +56,7 @@ def explain(
     y = probabilities.argmax(1) if target is None else torch.tensor([target], device=x.device)
     trained_on = dataset or next((cls.name for cls in DATASETS if cls.classifier == model.name), None)
     states = Checkpoints(DATASETS.make(trained_on), user_cache() / "checkpoints") if trained_on else None
-    maps = []
+    maps = {}
     for entry in methods:
         reason = entry.not_applicable(model)
         if reason:
@@ -59,10 +65,10 @@ def explain(
             raise XbenchError(
                 f"method {entry.spec!r} is trained on a dataset: name it with --dataset; valid: {DATASETS.names()}"
             )
-        maps.append(Explainer(entry, model, seed, states)(x, y, [name])[0].cpu())
+        maps[entry.spec] = Explainer(entry, model, seed, states)(x, y, [name]).cpu()
     title = f"class {int(y)}, p = {float(probabilities[0, y]):.3f}"
-    draw(x[0].cpu(), maps, [entry.spec for entry in methods], title, out)
-    console.print(f"{name}: {title}; written: {out}", markup=False, highlight=False, soft_wrap=True)
+    _write(maps_figure(x.cpu(), [title], maps), out)
+    say(f"{name}: {title}; written: {out}")
 
 
 def read_image(image: str, classifier: Classifier) -> tuple[Tensor, str]:
@@ -98,32 +104,11 @@ def read_image(image: str, classifier: Classifier) -> tuple[Tensor, str]:
     return (pil_to_tensor(picture)[None].float() / 255).to(classifier.device), path.name
 
 
-def draw(x: Tensor, maps: Sequence[Maps], titles: Sequence[str], title: str, path: Path) -> None:
-    """Panels, at most five a row: the image (c, h, w), then every map (h, w) over it, min-max normalised as in the metrics.
-
-    Raises XbenchError if ``path`` cannot be written.
-    """
-    import torch
-    from matplotlib.figure import Figure
-
+def _write(picture: Picture, path: Path) -> None:
     from xbench.files import atomic
-    from xbench.ops.normalise import minmax
 
-    columns, rows = min(5, 1 + len(maps)), -(-(1 + len(maps)) // 5)
-    figure = Figure(figsize=(2.2 * columns + 0.9, 2.5 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    gray = x.mean(0).numpy()
-    panels[0].imshow(x.permute(1, 2, 0).numpy() if len(x) == 3 else gray, cmap="gray", vmin=0, vmax=1)
-    panels[0].set_title(title, fontsize=9)
-    for panel, values, text in zip(panels[1:], minmax(torch.stack(list(maps))), titles, strict=False):
-        panel.imshow(gray, cmap="gray", vmin=0, vmax=1)
-        shade = panel.imshow(values.numpy(), cmap="turbo", vmin=0, vmax=1, alpha=0.6)
-        panel.set_title(text, fontsize=9, parse_math=False)
-    for panel in panels:
-        panel.set_axis_off()
-    figure.colorbar(shade, ax=list(panels), shrink=0.8, label="attribution, least to most")
     try:
         with atomic(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=150)
+            temporary.write_bytes(picture.saved("png"))
     except OSError as error:
         raise XbenchError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from xbench.cli.common import DeviceOption, console, stoppable
+from xbench.cli.common import DeviceOption, stoppable
+from xbench.cli.telling import console, note, say
 from xbench.errors import XbenchError
 from xbench.files import atomic, check_writable
 
@@ -43,13 +44,13 @@ def fit(
     check_writable(folder)
     with stoppable(), _FitProgress(console) as progress:
         path = fit_to_file(entry, model, train, 0, folder, progress.step)
-    _say(f"written: {path}")
+    say(f"written: {path}")
 
 
 def fit_inpainter(
     out: Annotated[Path, typer.Option("--out", help="File to write (.safetensors).")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset whose training part is used.")] = "mnist",
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 30,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Times that every training image is seen.")] = 30,
     width: Annotated[int, typer.Option("--width", min=1, help="Channels of the first layer.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
     device: DeviceOption = "cpu",
@@ -68,15 +69,15 @@ def fit_inpainter(
     recipe = inpainter.inpainter_recipe(entry.load("train"), width, epochs, seed, usable_device(device))
     with stoppable(), _FitProgress(console) as progress:
         psnr = inpainter.fit_inpainter(recipe, entry.load("test"), out, progress.step)
-    _say(f"PSNR in the holes of {entry.spec}:test {psnr['inpaint']:.2f} dB (the observed pixels' mean: {psnr['mean']:.2f} dB)")
-    _say(f'written: {out}; use it as fill="inpaint:{out}:{checksum(out)[:12]}"')
+    say(f"PSNR in the holes of {entry.spec}:test {psnr['inpaint']:.2f} dB (the observed pixels' mean: {psnr['mean']:.2f} dB)")
+    say(f'written: {out}; use it as fill="inpaint:{out}:{checksum(out)[:12]}"')
 
 
 def fit_classifier(
     classifier: Annotated[str, typer.Argument(help="A classifier with a training recipe, by spec, e.g. mnist-cnn.")],
     out: Annotated[Path, typer.Option("--out", help="Weights file to write (.safetensors).")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on; by default the recipe's own.")] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 20,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Times that every training image is seen.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Seed of initialisation and draws.")] = 0,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -99,10 +100,10 @@ def fit_classifier(
     data = DATASETS.make(dataset or entry.dataset)
     train, test = data.load("train"), data.load("test")
     entry = entry.suited_to(train)
-    accuracy = entry.fit(train, test, out, seed=seed, epochs=epochs, report=_say, device=device)
-    _say(f"accuracy on {data.spec}:test {accuracy:.4f}; written: {out}")
+    accuracy = entry.fit(train, test, out, seed=seed, epochs=epochs, report=note, device=device)
+    say(f"accuracy on {data.spec}:test {accuracy:.4f}; written: {out}")
     if "weights" in entry.parameters:
-        _say(f"use it as: {entry.replace(weights=str(out)).spec}")
+        say(f"use it as: {entry.replace(weights=str(out)).spec}")
 
 
 def subset(
@@ -150,7 +151,7 @@ def subset(
         return
     with atomic(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    _say(
+    say(
         f"written: {out}, {images} images to evaluate and {heldout} held out; take them with --dataset 'subset(file=\"{out}\")'"
     )
 
@@ -198,8 +199,4 @@ class _FitProgress:
             text = f"epoch {self._epochs}: loss {losses[-1]:.4f}"
             self._bar.update(self._task, description=text)
             if not self._terminal:
-                _say(f"{text}, {100 * done / total:.0f} % done")
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+                note(f"{text}, {100 * done / total:.0f} % done")

@@ -20,11 +20,10 @@ from xbench.cli.common import (
     StoreOption,
     SuiteOption,
     command_of,
-    console,
     plan_of,
     stoppable,
-    warn,
 )
+from xbench.cli.telling import say, warn
 from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def verify(
             wrong += not good
             what = f"{cell.metric.spec} x {cell.method.spec}, images {part * 50 + 1} to {part * 50 + len(cell.parts[part])}"
             line = f"{'same' if good else 'DIFFERS'}: {what}: largest difference {largest:.1e} of {tolerance:g}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
     if wrong:
         raise typer.Exit(1)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from xbench.cli.common import (
     STORE,
@@ -25,15 +24,17 @@ from xbench.cli.common import (
     StoreOption,
     SuiteOption,
     command_of,
-    console,
     named,
     plan_of,
     stoppable,
-    warn,
 )
+from xbench.cli.telling import Detail, console, failed, note, say, show_table
 from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xbench.result import Result
     from xbench.run.cells import Plan
 
 
@@ -57,6 +58,7 @@ def plan(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     seed: SeedOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.machine import measured_speed
@@ -65,29 +67,29 @@ def plan(
     made = plan_of(
         suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
     )
-    table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
-    for title in ("method", "metric"):
-        table.add_column(title, overflow="fold")
-    for title in ("images", "stored parts", "forward", "backward"):
-        table.add_column(title, justify="right")
+    speed = measured_speed(made.classifier)
+    if as_json:
+        typer.echo(json.dumps({**_facts(made, speed), "plan": _rows(made)}, indent=2))
+        return
+    rows: list[list[str]] = []
     reasons: dict[str, None] = {}
-    for cell in made.cells:
-        passes = made.passes(cell)
-        row = [
-            f"{len(cell.ids)}",
-            f"{len(cell.parts) - len(cell.missing)}/{len(cell.parts)}",
-            f"{passes.forward:,.0f}",
-            f"{passes.backward:,.0f}",
+    for row in _rows(made):
+        numbers = [
+            f"{row['images']}",
+            f"{row['stored_parts']}/{row['parts']}",
+            f"{row['forward']:,.0f}",
+            f"{row['backward']:,.0f}",
         ]
-        if cell.not_applicable:
-            reasons[f"{cell.metric.spec} x {cell.method.spec}: {cell.not_applicable}"] = None
-            row = ["N/A", "", "", ""]
-        table.add_row(escape(cell.method.spec), escape(cell.metric.spec), *row)
-    console.print(table)
-    console.print("Stored maps are made once for all metrics that read them; they count in the sum only.")
+        if row["not_applicable"]:
+            reasons[f"{row['metric']} x {row['method']}: {row['not_applicable']}"] = None
+            numbers = ["N/A", "", "", ""]
+        rows.append([row["method"], row["metric"], *numbers])
+    titles = ["method", "metric", "images", "stored parts", "forward", "backward"]
+    show_table(titles, rows, f"{made.suite.title}: {made.subset.name} x {made.classifier.name}")
+    note("Stored maps are made once for all metrics that read them; they count in the sum only.")
     for reason in reasons:
-        console.print(f"N/A: {reason}", markup=False, highlight=False, soft_wrap=True)
-    _print_summary(made, measured_speed(made.classifier))
+        note(f"N/A: {reason}")
+    say(_summary(made, speed))
 
 
 def run(
@@ -134,24 +136,39 @@ def run(
         suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
     )
     speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
-    _print_summary(made, speed)
+    note(_summary(made, speed))
     with stoppable(), Progress(made, speed, console) as progress:
         if engine is Engine.RAY:
             from xbench.run.ray_engine import run as run_on_ray
 
-            results = run_on_ray(made, progress, share, timeout, address=address)
+            found = run_on_ray(made, progress, share, timeout, address=address)
         else:
-            results = run_plan(made, progress, share, timeout)
+            found = run_plan(made, progress, share, timeout)
     command = command_of(suite, method, limit, dataset, classifier, images, settings, seed)
-    show_and_write(made, results, store / "boards", command)
-    failed = [result for result in results if result.status == "failed"]
-    for result in failed:
-        warn(f"{result.metric} x {result.method} failed: {result.reason}")
-    console.print(f"{len(results)} cells, {len(failed)} failed, {time.perf_counter() - start:.1f} s", highlight=False)
-    if failed:
-        where = store / "results"
-        console.print(f"tracebacks: status.json below {where}; the next run tries these cells again", soft_wrap=True)
+    show_and_write(made, found, store / "boards", command, tell=note)
+    _tell_each(made, found)
+    holes = sum(result.status == "failed" for result in found)
+    if holes:
+        note(f"tracebacks: --verbose, or status.json below {store / 'results'}; the next run tries these cells again")
+    say(f"{len(found)} cells, {holes} failed, {time.perf_counter() - start:.1f} s")
+    if holes:
         raise typer.Exit(1)
+
+
+def _tell_each(made: Plan, found: Sequence[Result]) -> None:
+    """A line for every failed cell; under ``--verbose`` what every other one took, too, and the tracebacks."""
+    for cell, result in zip(made.cells, found, strict=True):
+        name = f"{result.metric} x {result.method}"
+        if result.status == "failed":
+            failed(f"{name} failed: {result.reason}")
+            if Detail.wanted:
+                failed(str((made.store.read_status(cell.folder) or {}).get("traceback", "")).rstrip())
+        elif Detail.wanted and result.status == "ok":
+            took, passes = result.record, result.record["passes"]
+            note(
+                f"{name}: {len(result.ids)} images in {took['seconds']:.1f} s, of which {took['seconds_maps']:.1f} s for maps; "
+                f"{passes['forward']:,.0f} forward and {passes['backward']:,.0f} backward passes; {cell.folder}"
+            )
 
 
 def _share(shard: str | None) -> tuple[int, int]:
@@ -164,19 +181,55 @@ def _share(shard: str | None) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
+def _summary(made: Plan, speed: tuple[float, float]) -> str:
+    facts = _facts(made, speed)
+    text = "{suite}: {cells} cells, {stored} stored, {not_applicable} not applicable, {to_compute} to compute".format(**facts)
+    if made.todo:
+        text += ": {forward:,.0f} forward and {backward:,.0f} backward passes".format(**facts)
+        text += f", about {_duration(facts['seconds'])} on {facts['device']}"
+    return text
+
+
+def _facts(made: Plan, speed: tuple[float, float]) -> dict[str, Any]:
+    """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
     from xbench.run.progress import predicted_seconds
 
     todo = made.todo
     na = sum(bool(cell.not_applicable) for cell in made.cells)
-    stored = len(made.cells) - len(todo) - na
-    text = f"{made.suite.name}: {len(made.cells)} cells, {stored} stored, {na} not applicable, {len(todo)} to compute"
-    if todo:
-        seconds = sum(predicted_seconds(made, speed).values())
-        passes = sum(map(made.passes, todo), made.map_passes(todo))
-        text += f": {passes.forward:,.0f} forward and {passes.backward:,.0f} backward passes"
-        text += f", about {_duration(seconds)} on {made.classifier.device}"
-    console.print(text, highlight=False, soft_wrap=True)
+    passes = sum(map(made.passes, todo), made.map_passes(todo))
+    return {
+        "suite": made.suite.name,
+        "subset": made.subset.name,
+        "classifier": made.classifier.name,
+        "device": str(made.classifier.device),
+        "cells": len(made.cells),
+        "stored": len(made.cells) - len(todo) - na,
+        "not_applicable": na,
+        "to_compute": len(todo),
+        "forward": passes.forward,
+        "backward": passes.backward,
+        "seconds": round(sum(predicted_seconds(made, speed).values()), 1),
+    }
+
+
+def _rows(made: Plan) -> list[dict[str, Any]]:
+    """One row a cell, as plain values; passes are those that it still needs, without stored maps."""
+    rows = []
+    for cell in made.cells:
+        passes = made.passes(cell)
+        rows.append(
+            {
+                "method": cell.method.spec,
+                "metric": cell.metric.spec,
+                "images": len(cell.ids),
+                "parts": len(cell.parts),
+                "stored_parts": 0 if cell.not_applicable else len(cell.parts) - len(cell.missing),
+                "forward": passes.forward,
+                "backward": passes.backward,
+                "not_applicable": cell.not_applicable,
+            }
+        )
+    return rows
 
 
 def _duration(seconds: float) -> str:

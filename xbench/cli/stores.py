@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from xbench.cli.common import STORE, StoreOption, console, warn
+from xbench.cli.common import STORE, StoreOption
+from xbench.cli.telling import say, warn
 from xbench.files import DECODED, disk_use, user_cache
 
 
@@ -24,7 +25,7 @@ def merge(
     from xbench.store import Store
 
     copied, present = merge_stores(Store(store, warn), sources, warn)
-    console.print(f"{store}: {copied} files copied, {present} were there or left out", highlight=False, soft_wrap=True)
+    say(f"{store}: {copied} files copied, {present} were there or left out")
 
 
 def cache(
@@ -40,6 +41,6 @@ def cache(
         if gone:
             shutil.rmtree(folder)
         line = f"{folder}: {files} files, {size / 2**20:.1f} MiB{', deleted' if gone else ''}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     if not root.is_dir():
-        console.print(f"{root} does not exist: nothing is cached", markup=False, highlight=False, soft_wrap=True)
+        say(f"{root} does not exist: nothing is cached")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -60,6 +62,37 @@ class Module(ClassifierEntry):
             label_space=self.label_space,
             cam_layer=self.cam_layer,
         )
+
+
+def from_module(
+    module: nn.Module,
+    *,
+    name: str,
+    size: int,
+    label_space: str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    cam_layer: str | None = None,
+    stages: Sequence[Sequence[str]] | None = None,
+) -> Classifier:
+    """A network at hand as a classifier on the CPU: images (b, c, size, size) in [0, 1] to logits.
+
+    It is a copy, in eval mode and frozen; the network stays as it is. ``name`` is shown on boards; ``stages`` are the layers
+    for the randomisation check, from the output to the input; the rest, and what is found by itself, is as in ``Module``.
+
+    Raises XbenchError if the network does not take such images or returns no logits, and for a layer that it does not have.
+    """
+    return classifier_of(
+        copy.deepcopy(module).cpu(),
+        name=name,
+        size=size,
+        channels=channels_of(module),
+        mean=mean,
+        std=std,
+        label_space=label_space,
+        cam_layer=cam_layer,
+        stages=stages,
+    )
 
 
 def made_by(factory: str) -> nn.Module:

@@ -17,7 +17,7 @@ from xbench.registry import digest
 from xbench.result import Result
 from xbench.run.suite import Suite
 from xbench.store import PART_IMAGES, Store
-from xbench.subset import DATASETS, Subset
+from xbench.subset import Subset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Plan:
     @functools.cached_property
     def heldout(self) -> Subset:
         """The images to calibrate metrics on; XbenchError if the dataset has none, or if some of them are scored as well."""
-        subset = DATASETS.make(self.suite.dataset).load("heldout")
+        subset = self.checkpoints.dataset.load("heldout")
         shared = set(subset.ids) & set(self.subset.ids)
         if shared or not subset.ids:
             share = f"and {self.subset.name!r} share {len(shared)} images" if shared else "is empty"

@@ -19,7 +19,8 @@ from xbench.run.cells import Cell, Plan
 from xbench.run.machine import hardware
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
-from xbench.subset import DATASETS, Subset
+from xbench.subset import DATASETS, Dataset, Subset
+from xbench.training import usable_device
 
 
 def make_plan(
@@ -30,18 +31,21 @@ def make_plan(
     limit: int | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
+    classifier: Classifier | None = None,
+    dataset: Dataset | None = None,
 ) -> Plan:
     """Expands a suite into cells.
 
+    ``classifier``, on its device already, and ``dataset`` are taken instead of those that the suite names.
     ``methods`` replaces the suite's list; ``limit`` caps every metric's number of images, those of its calibration too (own
     decision: a look at a few images should not wait for a hundred others). Raises XbenchError for anything
     unknown, before anything is computed.
     """
-    classifier = load_classifier(suite.classifier, device)
+    classifier = classifier or load_classifier(suite.classifier, device)
     classifier.batch_size = store.batch_size(
         classifier.weights_digest, device, default_batch_size(classifier.shape, device), batch_size
     )
-    dataset = DATASETS.make(suite.dataset)
+    dataset = dataset or DATASETS.make(suite.dataset)
     subset = dataset.load("evaluation")
     check_match(subset, classifier)
     checkpoints = Checkpoints(dataset, user_cache() / "checkpoints", store.root / "checkpoints")
@@ -127,13 +131,7 @@ def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:
 
 def load_classifier(spec: str, device: str) -> Classifier:
     """The classifier on a device; XbenchError if the device is unknown or not there."""
-    classifier = CLASSIFIERS.make(spec).load()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise XbenchError(f"device {device!r} cannot be used ({why}); valid: cpu, cuda, cuda:0, ...") from error
-    return classifier.to(device)
+    return CLASSIFIERS.make(spec).load().to(usable_device(device))
 
 
 def check_match(subset: Subset, classifier: Classifier) -> None:

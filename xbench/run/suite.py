@@ -70,7 +70,9 @@ class Suite(pydantic.BaseModel, extra="forbid", frozen=True):
         chosen = DATASETS.make(dataset or self.dataset)
         own = classifier or (chosen.classifier if dataset else self.classifier)
         if not own:
-            raise XbenchError(f"dataset {dataset!r} has no classifier of its own: name one with --classifier")
+            raise XbenchError(
+                f"dataset {dataset!r} has no classifier of its own: name one with --classifier (xbench list classifiers)"
+            )
         changed = {"dataset": chosen.spec, "classifier": own}
         name = "-".join([self.name, *(slug(value) for value in (dataset, classifier) if value)])
         return self.model_copy(update={**changed, "name": name})
