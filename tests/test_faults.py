@@ -226,7 +226,7 @@ def test_stores_that_disagree_are_not_merged(whole, tmp_path):
     with pytest.raises(XbenchError, match="have the same key and different scores: nothing was copied"):
         merge(Store(target), [other], print)
     assert parts(target) == before
-    with pytest.raises(XbenchError, match="is no store: it has none of the folders results, maps, checkpoints"):
+    with pytest.raises(XbenchError, match="is no store: it has none of the folders results, maps, answers, checkpoints"):
         merge(Store(target), [tmp_path / "absent"], print)
     path.write_text("{")
     lines: list[str] = []

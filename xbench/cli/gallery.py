@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,14 @@ def gallery(plan: Plan) -> Gallery | None:
     """
     from xbench.board.gallery import Gallery, image_uri, map_uri
     from xbench.run.runner import make_batch
+    from xbench.store import Store
 
     count = min([IMAGES, *(len(cell.ids) for cell in plan.cells)])
     methods = list(dict.fromkeys(cell.method for cell in plan.cells if not cell.not_applicable))
     if not (methods and (plan.store.root / "maps").is_dir()):
         return None
+    # A gallery adds nothing to a store.
+    plan = dataclasses.replace(plan, store=Store(plan.store.root, plan.store.report, create=False))
     batch = make_batch(plan, "evaluation", plan.subset.first(count), "predicted")
     maps, uncertainty = {}, {}
     for method in methods:
@@ -53,9 +57,6 @@ def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
     """The maps on the CPU, from the store, or from a trained network, which takes no classifier pass; else None."""
     from xbench.explainer import Explainer
     from xbench.method import TrainedMethod
-    from xbench.store import Store
-
-    store = Store(plan.store.root, plan.store.report, create=False)  # a gallery adds nothing to a store
 
     def compute(missing: list[int]) -> Maps:
         if not isinstance(method, TrainedMethod):  # whatever it costs, and whether or not it fails, was seen in the run
@@ -66,6 +67,6 @@ def _maps(plan: Plan, method: Method, batch: Batch) -> Maps | None:
     keys = [f"{image}@{target}" for image, target in zip(batch.ids, batch.target.tolist(), strict=True)]
     try:
         label = f"{plan.classifier.name}/{explainer.method.spec}"
-        return store.maps(explainer.key, label, keys, [0] * len(keys), compute)
+        return plan.store.maps(explainer.key, label, keys, [0] * len(keys), compute)
     except (NotApplicable, _NotStored):
         return None

@@ -85,6 +85,7 @@ def plan(
         table.add_row(escape(cell.method.spec), escape(cell.metric.spec), *row)
     console.print(table)
     console.print("Stored maps are made once for all metrics that read them; they count in the sum only.")
+    console.print("Answers of the classifier that several cells need count for the first of them.")
     for reason in reasons:
         console.print(f"N/A: {reason}", markup=False, highlight=False, soft_wrap=True)
     _print_summary(made, measured_speed(made.classifier))

@@ -12,9 +12,9 @@ from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.metrics._removal import pixel_order
 from xbench.ops.boxes import pixel_extents
 from xbench.subset import Batch
+from xbench.trajectory import pixel_order
 from xbench.types import Maps
 
 

@@ -24,6 +24,7 @@ from xbench.run.machine import machine
 from xbench.run.progress import ELSEWHERE, Progress
 from xbench.store import StoreError
 from xbench.subset import Batch
+from xbench.trajectory import whole_logits
 
 Rule = Literal["predicted", "label"]
 Shard = tuple[int, int]
@@ -115,8 +116,9 @@ def run_part(plan: Plan, cell: Cell, index: int, batches: Batches) -> dict[str, 
     explainer = Explainer(cell.method, plan.classifier, plan.suite.seed, plan.checkpoints, plan.store)
     metric, calibration = calibrated(plan, cell, explainer, batches)
     ids = cell.parts[index]
+    passes = plan.classifier.passes.copy()  # the prediction counts for whoever needs the batch first
     batch = batches("evaluation", ids, metric.target_rule)
-    passes, start = plan.classifier.passes.copy(), time.perf_counter()
+    start = time.perf_counter()
     maps = explainer.maps(batch) if cell.metric.uses_maps else None
     explained = time.perf_counter()
     scored = metric(explainer, batch, maps)
@@ -152,8 +154,9 @@ def calibrated(plan: Plan, cell: Cell, explainer: Explainer, batches: Batches) -
         return cell.metric, {}
     content = plan.store.read_part(cell.calibration, 0)
     if content is None:
+        passes = plan.classifier.passes.copy()
         parts = [batches("heldout", ids, cell.metric.target_rule) for ids in chunks(cell.heldout)]
-        passes, start = plan.classifier.passes.copy(), time.perf_counter()
+        start = time.perf_counter()
         maps = torch.cat([explainer.maps(part) for part in parts]) if cell.metric.uses_maps else None
         chosen = cell.metric.calibrate(explainer, joined(parts), maps)
         content = {
@@ -185,8 +188,9 @@ def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[st
     """The images on the classifier's device, with the class to explain: the predicted one or the label."""
     x, label, boxes = (plan.subset if part == "evaluation" else plan.heldout).read(ids)
     x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
-    target = label if rule == "label" else plan.classifier.probabilities(x).argmax(1)
-    return Batch(list(ids), x, label, target, boxes, [plan.groups[image] for image in ids])
+    groups = [plan.groups[image] for image in ids]
+    target = label if rule == "label" else whole_logits(plan.classifier, ids, x, groups, plan.store).argmax(1)
+    return Batch(list(ids), x, label, target, boxes, groups)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
