@@ -226,3 +226,13 @@ def test_damaged_answers_are_reported_and_asked_for_again(tmp_path: Path, damage
     complete(make_plan(small, Store(tmp_path, lines.append)))
     assert any(path.name in line and "damaged" in line for line in lines), lines
     assert content(tmp_path) == before
+
+
+def test_a_deadline_that_ends_while_answers_are_written_is_no_failure_of_the_store(tmp_path: Path, monkeypatch) -> None:
+    def late(*_: object) -> None:
+        raise TimeoutError("took longer than 1 s")
+
+    explainer, batch, maps = bound(Store(tmp_path))
+    monkeypatch.setattr("xbench.store.save_weights", late)
+    with pytest.raises(TimeoutError, match="took longer than 1 s"):
+        METRICS.make("area")(explainer, batch, maps)

@@ -12,9 +12,10 @@ Merging two stores is copying files. A killed run leaves complete files only and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ class Store:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 return set(file.keys())
+        except TimeoutError:
+            raise
         except (OSError, safetensors.SafetensorError) as error:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
             path.unlink(missing_ok=True)
@@ -241,18 +244,24 @@ class Store:
         return decoded
 
     def _save(self, path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
-        try:
+        with _writing(path):
             save_weights(path, state, about)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         content = encode(content)
-        try:
-            with atomic(path) as temporary:
-                temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+        with _writing(path), atomic(path) as temporary:
+            temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write into a StoreError; the deadline of a part, a TimeoutError without a number, is none."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise
+        raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
 
 
 def decode_scores(content: dict[str, Any]) -> dict[str, Any]:

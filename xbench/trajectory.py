@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,13 +38,13 @@ WHOLE = Point("whole", of_map=False)
 
 
 class Removal(NamedTuple):
-    """The image without its ``count`` most (``top``) or least (``low``) important pixels.
+    """The image without its ``removed`` most (``top``) or least (``low``) important pixels.
 
     ``draw`` numbers the noise of a fill that draws anew for every mask; to other fills it makes no difference.
     """
 
     end: Literal["top", "low"]
-    count: int
+    removed: int
     draw: int = 0
 
 
@@ -75,7 +75,9 @@ def follow(explainer: Explainer, batch: Batch, maps: Maps, family: str, filler: 
     _, h, w = maps.shape
     pixels = h * w
     order = pixel_order(explainer, batch, maps)
-    top, low = (torch.tensor([r.count if r.end == end else 0 for r in removals], device=maps.device) for end in ("top", "low"))
+    top, low = (
+        torch.tensor([r.removed if r.end == end else 0 for r in removals], device=maps.device) for end in ("top", "low")
+    )
     draw = torch.tensor([removal.draw for removal in removals], device=maps.device)
 
     def mask_of(image: Tensor, step: Tensor) -> Masks:
@@ -98,7 +100,8 @@ def ask(
 ) -> Answers:
     """The answers (b, n) on the images of points: ``mask_of`` and ``fill`` get positions in ``asked`` as steps.
 
-    ``order`` (b, ...) is what the points ``of_map`` depend on beside the explainer, the images and their names.
+    The whole image is asked about in any case. ``order`` (b, ...) is what the points ``of_map`` depend on beside the explainer,
+    the images and their names.
     """
     classifier, x = explainer.classifier, batch.x
     logits = whole_logits(classifier, batch.ids, x, batch.groups, explainer.store)
@@ -162,26 +165,31 @@ def _whole(classifier: Classifier, x: Images, names: list[str]) -> dict[str, Ten
 
 def whole_answers(classifier: Classifier) -> tuple[str, str]:
     """Key and label under which the logits of whole images are stored."""
-    return digest([VERSION, classifier.identity, str(classifier.mean.dtype)]), f"{classifier.name}/whole"
+    return digest(_asked_of(classifier)), f"{classifier.name}/whole"
 
 
 def image_answers(classifier: Classifier, seed: int) -> tuple[str, str]:
     """Key and label under which answers are stored that do not depend on a map."""
-    return digest([VERSION, classifier.identity, str(classifier.mean.dtype), seed]), f"{classifier.name}/images"
+    return digest([*_asked_of(classifier), seed]), f"{classifier.name}/images"
 
 
 def map_answers(explainer: Explainer) -> tuple[str, str]:
     """Key and label under which answers are stored that depend on the explainer's maps."""
-    return digest([VERSION, explainer.key]), f"{explainer.classifier.name}/{explainer.method.spec}"
+    return digest([*_asked_of(explainer.classifier), explainer.key]), f"{explainer.classifier.name}/{explainer.method.spec}"
+
+
+def _asked_of(classifier: Classifier) -> list[Any]:
+    """What identifies who answers: version, weights, precision."""
+    return [VERSION, classifier.identity, str(classifier.mean.dtype)]
 
 
 def _point(family: str, removal: Removal, pixels: int) -> Point:
-    if removal.count == 0:
+    if removal.removed == 0:
         return WHOLE
     draw = f" draw {removal.draw}" if family in REDRAWN else ""
-    if removal.count == pixels:
+    if removal.removed == pixels:
         return Point(f"{family} all{draw}", of_map=False)
-    return Point(f"{family} {removal.end} {removal.count}{draw}", of_map=True)
+    return Point(f"{family} {removal.end} {removal.removed}{draw}", of_map=True)
 
 
 def _answer(logits: Logits, log_p: Logits, y: Labels) -> Tensor:

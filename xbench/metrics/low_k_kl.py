@@ -53,7 +53,7 @@ class LowKKL(Metric):
         pixels = maps[0].numel()
         fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
         curve = follow(explainer, batch, maps, self.fill, fill, removals(pixels)).kl
-        share = curve.new_tensor([removal.count for removal in removals(pixels)]) / pixels
+        share = curve.new_tensor([removal.removed for removal in removals(pixels)]) / pixels
         return Scored({"kl": torch.trapezoid(curve, share, dim=1)}, {"kl": curve})
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
