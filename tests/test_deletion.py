@@ -62,7 +62,7 @@ def test_equals_the_definition(shape: tuple[int, int, int], ties: bool) -> None:
     ("pixels", "points", "last"), [(784, 29, 28), (50_176, 29, 1792), (1024, 29, 25), (90, 24, 2), (28, 29, 1), (5, 6, 1)]
 )
 def test_steps_are_exact_counts(pixels: int, points: int, last: int) -> None:
-    counts = removed_counts(pixels)
+    counts = torch.tensor(removed_counts(pixels))
     assert counts[0] == 0
     assert counts[-1] == pixels
     assert len(counts) == points

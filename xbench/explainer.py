@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.errors import XbenchError
@@ -19,11 +19,25 @@ from xbench.types import Images, Labels, Maps
 
 
 class MapStore(Protocol):
-    """Where maps are kept: returns the maps of ``ids``, calling ``compute`` for those of every group that it does not have."""
+    """Where maps are kept, and the classifier's answers on images that were perturbed along them (see `xbench.trajectory`).
+
+    Both return what is kept of ``ids`` under a key, calling ``compute`` for what is not: the maps of a group's positions, the
+    answers of names.
+    """
 
     def maps(
         self, key: str, label: str, ids: Sequence[str], groups: Sequence[int], compute: Callable[[list[int]], Maps]
     ) -> Maps: ...
+
+    def answers(
+        self,
+        key: str,
+        label: str,
+        ids: Sequence[str],
+        tag: str,
+        names: Sequence[str],
+        compute: Callable[[list[str]], dict[str, Tensor]],
+    ) -> dict[str, Tensor]: ...
 
 
 class States(Protocol):

@@ -25,6 +25,9 @@ FILLS = tuple(sorted((*CONSTANT, "biharmonic", "inpaint", "linear", "local-mean"
 Filler = Callable[[Tensor, Tensor, Masks], Images]
 """(image indices (n,), step indices (n,), keep masks (n, 1, h, w)) -> replacements (n, c, h, w)."""
 
+REDRAWN = frozenset({"linear"})
+"""Fills whose noise is drawn anew for every step; the others give the same for the same mask."""
+
 NOISE = 0.2
 IMPUTATION_NOISE = 0.01
 
@@ -84,7 +87,7 @@ def make_filler(spec: str, classifier: Classifier, x: Images, rng: ImageRandom) 
     @torch.no_grad()
     def filler(image: Tensor, step: Tensor, keep: Masks) -> Images:
         fill = restore(x[image], (keep >= 0.5).to(x))
-        if name == "linear":
+        if name in REDRAWN:
             fill = fill + IMPUTATION_NOISE * rng.normal_at("fill", fill.shape[1:], image, step).to(fill)
         return fill
 

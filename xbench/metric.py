@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor
 
@@ -40,6 +40,16 @@ class Scored:
     curves: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     reasons: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
     record: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Point(NamedTuple):
+    """An image that the classifier is asked about in one forward pass; the answer is shared, see `xbench.trajectory`.
+
+    ``name`` says what is done to the image; ``of_map`` whether that depends on the method's map.
+    """
+
+    name: str
+    of_map: bool
 
 
 class Metric(Entry):
@@ -96,6 +106,13 @@ class Metric(Entry):
         """The methods whose maps of the batch a call reads from the store, beside the argument ``maps``.
 
         Their passes are in ``cost``; the planner counts them once for all metrics that read the same maps.
+        """
+        return []
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The images whose answers a call reads from the store, see `xbench.trajectory`.
+
+        Their passes are in ``cost``; the planner counts them once for all metrics, and those not ``of_map`` for all methods.
         """
         return []
 

@@ -3,6 +3,7 @@
     results/<subset>/<classifier>/<method>/<metric>-<key>/part-000.json   scores of a fixed chunk of images
                                                           status.json     why a cell failed or does not apply
     maps/<classifier>/<method>-<key>/<ids>.safetensors                    maps, read by every metric
+    answers/<classifier>/<method>-<key>/<ids>/<tag>-<names>.safetensors   the classifier's answers along the maps
     checkpoints/                                                          networks fitted during a run
     form.json                                                             the batch size, chosen once per classifier and device
 
@@ -11,9 +12,10 @@ Merging two stores is copying files. A killed run leaves complete files only and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +119,7 @@ class Store:
             names = [ids[i] for i in positions]
             path = folder / f"{digest(names)[:16]}.safetensors"
             if not self.read_only:
-                try:
-                    save_weights(path, {"maps": fresh}, {"ids": names})
-                except OSError as error:
-                    raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+                self._save(path, {"maps": fresh}, {"ids": names})
                 self._index[folder].update(dict.fromkeys(names, path))
             found.update(zip(names, fresh, strict=True))
         return torch.stack([found[image] for image in ids])
@@ -153,6 +152,61 @@ class Store:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
             path.unlink(missing_ok=True)
             return []
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def answers(
+        self,
+        key: str,
+        label: str,
+        ids: Sequence[str],
+        tag: str,
+        names: Sequence[str],
+        compute: Callable[[list[str]], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Per name a tensor (b, ...) over ``ids`` on the CPU; ``compute`` makes those of the names that are not stored.
+
+        ``tag`` tells apart what has the same key, ids and names: a digest of all else that it depends on. Files are added,
+        never changed, so that runs on one store do not lose each other's.
+        """
+        folder = self._answer_folder(key, label, ids)
+        found: dict[str, Tensor] = {}
+        for path in sorted(folder.glob(f"{tag}-*.safetensors")):
+            if not self._names_in(path).intersection(names):
+                continue
+            try:
+                found |= load_weights(path)[0]
+            except XbenchError as error:
+                self.report(f"{error}; computed again")
+                path.unlink(missing_ok=True)
+        missing = [name for name in names if name not in found]
+        if missing:
+            fresh = {name: values.cpu() for name, values in compute(missing).items()}
+            if not self.read_only:
+                self._save(folder / f"{tag}-{digest(missing)[:16]}.safetensors", fresh, {"ids": list(ids)})
+            found |= fresh
+        return {name: found[name] for name in names}
+
+    def answered(self, key: str, label: str, ids: Sequence[str]) -> set[str]:
+        """The names that there are answers of for ``ids``, under any tag, by the files' headers."""
+        paths = sorted(self._answer_folder(key, label, ids).glob("[!.]*.safetensors"))
+        return set().union(*map(self._names_in, paths))
+
+    def _answer_folder(self, key: str, label: str, ids: Sequence[str]) -> Path:
+        classifier, _, method = label.partition("/")
+        return self.root / "answers" / slug(classifier) / f"{slug(method)}-{key[:16]}" / digest(list(ids))[:16]
+
+    def _names_in(self, path: Path) -> set[str]:
+        """The names in a file's header; none, with a report, if the header is damaged."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                return set(file.keys())
+        except TimeoutError:
+            raise
+        except (OSError, safetensors.SafetensorError) as error:
+            self.report(f"{path} is damaged ({type(error).__name__}); computed again")
+            path.unlink(missing_ok=True)
+            return set()
 
     # -- the numeric form ------------------------------------------------------------------------------------------
 
@@ -194,13 +248,25 @@ class Store:
         decoded: dict[str, Any] = decode_scores(content)
         return decoded
 
+    def _save(self, path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+        with _writing(path):
+            save_weights(path, state, about)
+
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         content = encode(content)
-        try:
-            with atomic(path) as temporary:
-                temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+        with _writing(path), atomic(path) as temporary:
+            temporary.write_text(json.dumps({**content, "sha256": digest(content)}, separators=(",", ":")) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write into a StoreError; the deadline of a part, a TimeoutError without a number, is none."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise
+        raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
 
 
 def decode_scores(content: dict[str, Any]) -> dict[str, Any]:

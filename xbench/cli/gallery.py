@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,14 @@ def _batch(plan: Plan) -> Batch | None:
         return None
     count = min([IMAGES, *(len(cell.ids) for cell in plan.cells)])
     rules = {cell.metric.target_rule for cell in plan.cells}
-    return make_batch(plan, "evaluation", plan.subset.first(count), rules.pop() if len(rules) == 1 else "predicted")
+    return make_batch(_only_read(plan), "evaluation", plan.subset.first(count), rules.pop() if len(rules) == 1 else "predicted")
+
+
+def _only_read(plan: Plan) -> Plan:
+    """A gallery adds nothing to a store."""
+    from xbench.store import Store
+
+    return dataclasses.replace(plan, store=Store(plan.store.root, plan.store.report, create=False))
 
 
 def _pictures(plan: Plan, batch: Batch | None) -> Iterator[tuple[Method, Method | None, list[Shades], Path]]:
@@ -81,9 +89,9 @@ def _shades(plan: Plan, method: Method, batch: Batch) -> tuple[list[Shades], Pat
     from xbench.explainer import Explainer
     from xbench.method import TrainedMethod
     from xbench.registry import digest
-    from xbench.store import Store, slug
+    from xbench.store import slug
 
-    store = Store(plan.store.root, plan.store.report, create=False)  # a gallery adds nothing to a store
+    store = _only_read(plan).store
 
     def compute(missing: list[int]) -> Maps:
         if not isinstance(method, TrainedMethod):  # whatever it costs, and whether or not it fails, was seen in the run

@@ -87,6 +87,7 @@ def plan(
     titles = ["method", "metric", "images", "stored parts", "forward", "backward"]
     show_table(titles, rows, f"{made.suite.title}: {made.subset.name} x {made.classifier.name}")
     note("Stored maps are made once for all metrics that read them; they count in the sum only.")
+    note("Answers of the classifier that several cells need count for the first of them.")
     for reason in reasons:
         note(f"N/A: {reason}")
     say(_summary(made, speed))

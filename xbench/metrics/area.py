@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.ranking import ranks
-from xbench.perturb import all_logits, stream
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
+from xbench.trajectory import Removal, follow, points, tenths
 from xbench.types import Maps
 
 
@@ -62,43 +60,35 @@ class Area(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the six curves (b, 11)."""
         assert maps is not None
-        classifier = explainer.classifier
-        b, h, w = maps.shape
-        pixels = h * w
-        rng = ImageRandom(explainer.seed, batch.ids)
-        order = ranks(maps, rng.uniform("ties", (pixels,)))
-        fill = make_filler(self.fill, classifier, batch.x, rng)
-        removed = (torch.arange(11, device=maps.device) * pixels + 5) // 10
-        # 20 masks: first the whole top curve, then the inside of the low curve, which shares both its ends.
-        from_top = torch.cat([removed, removed.new_zeros(9)])
-        from_low = torch.cat([removed.new_zeros(11), removed[1:-1]])
-
-        def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            position = order[image]
-            keep = (position >= from_top[step, None]) & (position < pixels - from_low[step, None])
-            return keep.view(-1, 1, h, w)
-
-        logits = stream(classifier, batch.x, 20, mask_of, fill, all_logits)
-        log_p = logits.log_softmax(2)
-        target = batch.target.view(b, 1, 1).expand(b, 20, 1)
-        values = {
-            "probability": log_p.gather(2, target)[:, :, 0].exp(),
-            "logit": logits.gather(2, target)[:, :, 0],
-            "kl": (log_p[:, :1].exp() * (log_p[:, :1] - log_p)).sum(2),
-        }
+        pixels = maps[0].numel()
+        fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
+        answers = follow(explainer, batch, maps, self.fill, fill, removals(pixels))
+        values = vars(answers)
         top = {name: value[:, :11] for name, value in values.items()}
         low = {name: torch.cat([value[:, :1], value[:, 11:], value[:, 10:11]], 1) for name, value in values.items()}
-        share = removed.to(logits) / pixels
+        share = answers.logit.new_tensor(tenths(pixels)) / pixels
         scores = {name: torch.trapezoid(low[name] - top[name], share, dim=1) for name in values}
         scores["kl"] = -scores["kl"]  # a change already, where the others are what remains
-        scores["kl_over_K"] = scores["kl"] / classifier.classes
+        scores["kl_over_K"] = scores["kl"] / explainer.classifier.classes
         curves = {f"{name} top": curve for name, curve in top.items()} | {f"{name} low": curve for name, curve in low.items()}
         return Scored(scores, curves)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """20 forward passes: the whole image, the completely filled one, 9 with the top and 9 with the low pixels removed."""
-        return Passes(forward=20)
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of both curves."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points(self.fill, removals(pixels), pixels)
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
         return no_inpainter(self.fill, classifier)
+
+
+def removals(pixels: int) -> list[Removal]:
+    """20 removals: first the whole top curve, then the inside of the low curve, which shares both its ends."""
+    counts = tenths(pixels)
+    top = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
+    return top + [Removal("low", count, draw=11 + k) for k, count in enumerate(counts[1:-1])]

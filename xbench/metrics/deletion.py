@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import make_filler
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.metrics._removal import area_under_curve, removed_counts
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
+from xbench.trajectory import Removal, follow, points
 from xbench.types import Maps
 
 
@@ -39,9 +38,20 @@ class Deletion(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""
         assert maps is not None
+        pixels = maps[0].numel()
         fill = make_filler("gray", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
-        return area_under_curve(explainer, batch, maps, torch.ge, fill)
+        return area_under_curve(follow(explainer, batch, maps, "gray", fill, removals(pixels)), pixels)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """One forward pass per point of the curve."""
-        return Passes(forward=len(removed_counts(classifier.shape[1] * classifier.shape[2])))
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of the curve."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points("gray", removals(pixels), pixels)
+
+
+def removals(pixels: int) -> list[Removal]:
+    """What is removed at every point of the curve."""
+    return [Removal("top", count) for count in removed_counts(pixels)]

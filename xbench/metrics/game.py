@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import make_filler
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.ranking import ranks
-from xbench.perturb import probability_of, stream
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.types import Images, Maps, Masks
+from xbench.trajectory import Removal, follow, points, tenths
+from xbench.types import Maps
 
 
 @METRICS.register("game")
@@ -50,27 +48,8 @@ class Game(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The scores (b,) and the two curves (b, 11)."""
         assert maps is not None
-        classifier = explainer.classifier
-        _, h, w = maps.shape
-        pixels = h * w
-        rng = ImageRandom(explainer.seed, batch.ids)
-        order = ranks(maps, rng.uniform("ties", (pixels,)))
-        impute = make_filler("linear", classifier, batch.x, rng)
-        counts = (torch.arange(11, device=maps.device) * pixels + 5) // 10
-        # 20 masks: first all deletions, then the insertions of 10 to 90 %, since both games start or end with all and nothing.
-        from_top = torch.cat([counts, counts.new_zeros(9)])
-        from_low = torch.cat([counts.new_zeros(11), pixels - counts[1:-1]])
-        missing = torch.cat([torch.arange(11), torch.arange(9, 0, -1)]).to(maps.device)  # in tenths
-
-        def mask_of(image: Tensor, step: Tensor) -> Masks:
-            position = order[image]
-            keep = (position >= from_top[step, None]) & (position < pixels - from_low[step, None])
-            return keep.view(-1, 1, h, w)
-
-        def fill(image: Tensor, step: Tensor, keep: Masks) -> Images:
-            return impute(image, missing[step], keep)
-
-        p = stream(classifier, batch.x, 20, mask_of, fill, probability_of(batch.target))
+        fill = make_filler("linear", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
+        p = follow(explainer, batch, maps, "linear", fill, removals(maps[0].numel())).probability
         deletion, insertion = p[:, :11], torch.cat([p[:, 10:], p[:, :1]], 1)
         scores = {"insertion": insertion.mean(1), "deletion": deletion.mean(1)}
         scores["overall"] = scores["insertion"] - scores["deletion"]
@@ -78,4 +57,19 @@ class Game(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """20 forward passes: the whole image, the completely missing one, 9 with the top pixels removed, 9 with them kept."""
-        return Passes(forward=20)
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of both curves."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points("linear", removals(pixels), pixels)
+
+
+def removals(pixels: int) -> list[Removal]:
+    """20 removals: first all deletions, then the insertions of 10 to 90 %, since both games start or end with all and nothing.
+
+    The noise is numbered by the tenths that are missing.
+    """
+    counts = tenths(pixels)
+    deletions = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
+    return deletions + [Removal("low", pixels - counts[k], draw=10 - k) for k in range(1, 10)]

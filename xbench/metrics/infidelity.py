@@ -11,11 +11,11 @@ from torch import Tensor
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.perturb import stream
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.types import Images, Logits, Maps, Masks
+from xbench.trajectory import WHOLE, ask
+from xbench.types import Images, Maps, Masks
 
 
 @METRICS.register("infidelity")
@@ -63,21 +63,25 @@ class Infidelity(Metric):
         assert maps is not None
         x = batch.x
         rng = ImageRandom(explainer.seed, batch.ids)
-        claimed = maps.new_zeros(len(x), self.draws + 1, dtype=torch.float64)
+        claimed = maps.new_full((len(x), self.draws + 1), torch.nan, dtype=torch.float64)
+        claimed[:, 0] = 0
+
+        def disturbance(image: Tensor, step: Tensor) -> Images:
+            # I . g(x) is noted here, where the perturbation is at hand.
+            noise = self.std * rng.normal_at("perturbation", x.shape[1:], image, step).to(x)
+            claimed[image, step] = (maps[image].double() * noise.sum(1)).sum((1, 2))
+            return noise
 
         def perturbed(image: Tensor, step: Tensor, _keep: Masks) -> Images:
-            # Step 0 is the image itself. I . g(x) is noted here, where the perturbation is at hand.
-            noise = self.std * rng.normal_at("perturbation", x.shape[1:], image, step).to(x) * (step > 0).view(-1, 1, 1, 1)
-            claimed[image, step] = (maps[image].double() * noise.sum(1)).sum((1, 2))
-            return x[image] - noise
+            return x[image] - disturbance(image, step)
 
-        def nothing(image: Tensor, _step: Tensor) -> Tensor:
+        def nothing(image: Tensor, _step: Tensor) -> Masks:
             return x.new_zeros(len(image), 1, 1, 1)
 
-        def logit(logits: Logits, image: Tensor) -> Tensor:
-            return logits.gather(1, batch.target[image, None])[:, 0].double()
-
-        f = stream(explainer.classifier, x, self.draws + 1, nothing, perturbed, logit)
+        f = ask(explainer, batch, self.points(explainer.method, explainer.classifier), nothing, perturbed).logit.double()
+        stored = claimed.isnan().nonzero()  # perturbations whose answers were there
+        for part in stored.split(explainer.classifier.batch_size) if len(stored) else ():
+            disturbance(part[:, 0], part[:, 1])
         changed, claimed = f[:, :1] - f[:, 1:], claimed[:, 1:]
         square = claimed.square().sum(1)
         factor = torch.where(square > 0, (claimed * changed).sum(1) / square.clamp_min(torch.finfo(square.dtype).tiny), 0)
@@ -90,4 +94,8 @@ class Infidelity(Metric):
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """One forward pass per perturbation, and one of the image."""
-        return Passes(forward=self.draws + 1)
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The image, and its perturbations, which are the same for every map."""
+        return [WHOLE, *(Point(f"normal {self.std} draw {step}", of_map=False) for step in range(1, self.draws + 1))]

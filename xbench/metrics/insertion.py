@@ -6,20 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.metrics._removal import area_under_curve, removed_counts
 from xbench.ops.blur import gaussian_blur
 from xbench.subset import Batch
+from xbench.trajectory import Removal, follow, points
 from xbench.types import Images, Maps, Masks
 
 SIGMA = 5 / 224
 """Standard deviation of the blur, as a share of the image's height; the kernel ends at one standard deviation."""
+FAMILY = "insertion"
+"""The name of the blur among the fills of stored answers."""
 
 
 @METRICS.register("insertion")
@@ -47,16 +49,27 @@ class Insertion(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""
         assert maps is not None
+        pixels = maps[0].numel()
         blurred = substrate(batch.x)
 
         def fill(image: Tensor, _step: Tensor, _keep: Masks) -> Images:
             return blurred[image]
 
-        return area_under_curve(explainer, batch, maps, torch.lt, fill)
+        return area_under_curve(follow(explainer, batch, maps, FAMILY, fill, removals(pixels)), pixels)
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """One forward pass per point of the curve."""
-        return Passes(forward=len(removed_counts(classifier.shape[1] * classifier.shape[2])))
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of the curve."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points(FAMILY, removals(pixels), pixels)
+
+
+def removals(pixels: int) -> list[Removal]:
+    """What is not yet shown at every point of the curve."""
+    return [Removal("low", pixels - count) for count in removed_counts(pixels)]
 
 
 def substrate(x: Images) -> Images:

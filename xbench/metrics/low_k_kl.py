@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.ops.ranking import ranks
-from xbench.perturb import all_logits, stream
+from xbench.metric import METRICS, Column, Metric, Point, Scored
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.types import Maps, Masks
+from xbench.trajectory import Removal, follow, points, tenths
+from xbench.types import Maps
 
 
 @METRICS.register("low-k-kl")
@@ -52,24 +50,26 @@ class LowKKL(Metric):
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The areas (b,) and the curves."""
         assert maps is not None
-        classifier = explainer.classifier
-        _, h, w = maps.shape
-        rng = ImageRandom(explainer.seed, batch.ids)
-        order = ranks(maps, rng.uniform("ties", (h * w,)))
-        kept = h * w - (torch.arange(10, device=maps.device) * h * w + 5) // 10
-
-        def mask_of(image: Tensor, step: Tensor) -> Masks:
-            return (order[image] < kept[step, None]).view(-1, 1, h, w)
-
-        fill = make_filler(self.fill, classifier, batch.x, rng)
-        log_p = stream(classifier, batch.x, len(kept), mask_of, fill, all_logits).log_softmax(2)
-        curve = (log_p[:, :1].exp() * (log_p[:, :1] - log_p)).sum(2)
-        return Scored({"kl": torch.trapezoid(curve, 1 - kept.to(curve) / (h * w), dim=1)}, {"kl": curve})
+        pixels = maps[0].numel()
+        fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
+        curve = follow(explainer, batch, maps, self.fill, fill, removals(pixels)).kl
+        share = curve.new_tensor([removal.removed for removal in removals(pixels)]) / pixels
+        return Scored({"kl": torch.trapezoid(curve, share, dim=1)}, {"kl": curve})
 
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """One forward pass per point of the curve, the first of the whole image."""
-        return Passes(forward=10)
+        return Passes(forward=len(self.points(method, classifier)))
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of the curve."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points(self.fill, removals(pixels), pixels)
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
         return no_inpainter(self.fill, classifier)
+
+
+def removals(pixels: int) -> list[Removal]:
+    """What is removed at every point of the curve."""
+    return [Removal("low", count, draw=k) for k, count in enumerate(tenths(pixels)[:10])]

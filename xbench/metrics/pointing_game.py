@@ -11,9 +11,9 @@ from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method
 from xbench.metric import METRICS, Column, Metric, Scored
-from xbench.metrics._removal import pixel_order
 from xbench.metrics._truth import object_pixels
 from xbench.subset import Batch
+from xbench.trajectory import pixel_order
 from xbench.types import Maps
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 from xbench.checkpoints import Checkpoints
 from xbench.classifier import Classifier, Passes
 from xbench.errors import XbenchError
+from xbench.explainer import Explainer
 from xbench.method import Method, TrainedMethod
-from xbench.metric import Metric
+from xbench.metric import Metric, Point
 from xbench.registry import digest
 from xbench.result import Result
 from xbench.run.suite import Suite
 from xbench.store import PART_IMAGES, Store
 from xbench.subset import Subset
+from xbench.trajectory import WHOLE, image_answers, map_answers, whole_answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +155,51 @@ class Plan:
         return scored | {image: _group(i, cuts) for i, image in enumerate(chosen)}
 
     def passes(self, cell: Cell) -> Passes:
-        """Classifier passes that a cell still needs, those for maps that are stored and shared left out."""
+        """Classifier passes that a cell still needs, those for maps that are stored and shared left out.
+
+        Those for answers that cells share (see `xbench.trajectory`) count for the first one, as they are made.
+        """
         if cell.done:
             return Passes()
         each = cell.metric.cost(cell.method, self.classifier)
+        answers = set(cell.metric.points(cell.method, self.classifier))
         shared = sum((m.cost_for(self.classifier) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
         calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
-        return (each - shared) * cell.images_left + calibration + self._fit_passes(cell)
+        own = each - shared - Passes(forward=len(answers))
+        return own * cell.images_left + Passes(forward=self._asks[cell.key]) + calibration + self._fit_passes(cell)
+
+    @functools.cached_property
+    def _asks(self) -> dict[str, int]:
+        """Per key of a cell to compute: on how many images it asks the classifier first, for answers that are shared."""
+        asked: set[tuple[object, ...]] = set()
+        counts: dict[str, int] = {}
+        for cell in self.todo:
+            predicts = [WHOLE] if cell.metric.target_rule == "predicted" else []
+            wanted = {*cell.metric.points(cell.method, self.classifier), *predicts}
+            left = [image for index in cell.missing for image in cell.parts[index]]
+            groups = [("evaluation", ids, wanted) for ids in self._grouped(left)]
+            groups += [("heldout", ids, set(predicts)) for ids in self._grouped(cell.heldout[: cell.heldout_left])]
+            counts[cell.key] = 0
+            for part, ids, points in groups:
+                fresh = {(part, ids[0], cell.method if point.of_map else None, point) for point in points} - asked
+                asked |= fresh
+                if fresh:
+                    counts[cell.key] += len(ids) * len(self._unanswered({point for *_, point in fresh}, cell.method, ids))
+        return counts
+
+    def _grouped(self, ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """The ids, cut into those that are explained together; consecutive ones of a subset."""
+        return [tuple(group) for _, group in itertools.groupby(ids, self.groups.__getitem__)]
+
+    def _unanswered(self, points: set[Point], method: Method, ids: tuple[str, ...]) -> set[Point]:
+        """The points whose answers on these images the store does not have."""
+        left = set(points)
+        for where in (whole_answers(self.classifier), image_answers(self.classifier, self.suite.seed)):
+            left -= {Point(name, of_map=False) for name in self.store.answered(*where, ids)}
+        if any(point.of_map for point in left):
+            where = map_answers(Explainer(method, self.classifier, self.suite.seed, self.checkpoints))
+            left -= {Point(name, of_map=True) for name in self.store.answered(*where, ids)}
+        return left
 
     def _fit_passes(self, cell: Cell) -> Passes:
         """Classifier passes of the trainings within a cell."""

@@ -1,4 +1,4 @@
-"""Stores into one: results, maps and networks of runs that did not share a folder."""
+"""Stores into one: results, maps, answers and networks of runs that did not share a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xbench.registry import digest
 from xbench.store import Store
 from xbench.weights import load_weights
 
-FOLDERS = ("results", "maps", "checkpoints")
+FOLDERS = ("results", "maps", "answers", "checkpoints")
 RECORD = ("record", "sha256", "seconds", "passes")
 """What two machines may state differently of the same scores."""
 
@@ -52,7 +52,7 @@ def merge(target: Store, sources: Sequence[Path], report: Callable[[str], None])
 
 
 def _files(store: Path) -> Iterator[Path]:
-    """Results, maps and networks."""
+    """Results, maps, answers and networks."""
     for folder in FOLDERS:
         for path in sorted((store / folder).rglob("[!.]*")):
             if path.suffix in (".json", ".safetensors") and path.is_file():

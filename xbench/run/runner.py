@@ -24,6 +24,7 @@ from xbench.run.machine import machine
 from xbench.run.progress import ELSEWHERE, Progress
 from xbench.store import StoreError
 from xbench.subset import Batch
+from xbench.trajectory import whole_logits
 
 Rule = Literal["predicted", "label"]
 Shard = tuple[int, int]
@@ -115,8 +116,9 @@ def run_part(plan: Plan, cell: Cell, index: int, batches: Batches) -> dict[str, 
     explainer = Explainer(cell.method, plan.classifier, plan.suite.seed, plan.checkpoints, plan.store)
     metric, calibration = calibrated(plan, cell, explainer, batches)
     ids = cell.parts[index]
+    passes = plan.classifier.passes.copy()  # the prediction counts for whoever needs the batch first
     batch = batches("evaluation", ids, metric.target_rule)
-    passes, start = plan.classifier.passes.copy(), time.perf_counter()
+    start = time.perf_counter()
     maps = explainer.maps(batch) if cell.metric.uses_maps else None
     explained = time.perf_counter()
     scored = metric(explainer, batch, maps)
@@ -152,8 +154,9 @@ def calibrated(plan: Plan, cell: Cell, explainer: Explainer, batches: Batches) -
         return cell.metric, {}
     content = plan.store.read_part(cell.calibration, 0)
     if content is None:
+        passes = plan.classifier.passes.copy()
         parts = [batches("heldout", ids, cell.metric.target_rule) for ids in chunks(cell.heldout)]
-        passes, start = plan.classifier.passes.copy(), time.perf_counter()
+        start = time.perf_counter()
         maps = torch.cat([explainer.maps(part) for part in parts]) if cell.metric.uses_maps else None
         chosen = cell.metric.calibrate(explainer, joined(parts), maps)
         content = {
@@ -187,8 +190,9 @@ def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[st
     x, label, boxes = subset.read(ids)
     masks = None if subset.masks is None else subset.masks(ids)
     x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
-    target = label if rule == "label" else plan.classifier.probabilities(x).argmax(1)
-    return Batch(list(ids), x, label, target, boxes, [plan.groups[image] for image in ids], masks)
+    groups = [plan.groups[image] for image in ids]
+    target = label if rule == "label" else whole_logits(plan.classifier, ids, x, groups, plan.store).argmax(1)
+    return Batch(list(ids), x, label, target, boxes, groups, masks)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
