@@ -165,6 +165,7 @@ def _share(shard: str | None) -> tuple[int, int]:
 
 
 def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
+    from xbench.classifier import Passes
     from xbench.run.progress import predicted_seconds
 
     todo = made.todo
@@ -173,7 +174,7 @@ def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
     text = f"{made.suite.name}: {len(made.cells)} cells, {stored} stored, {na} not applicable, {len(todo)} to compute"
     if todo:
         seconds = sum(predicted_seconds(made, speed).values())
-        passes = sum(map(made.passes, todo), made.map_passes(todo))
+        passes = sum([*map(made.passes, todo), *made.map_passes(todo)], Passes())
         text += f": {passes.forward:,.0f} forward and {passes.backward:,.0f} backward passes"
         text += f", about {_duration(seconds)} on {made.classifier.device}"
     console.print(text, highlight=False, soft_wrap=True)
