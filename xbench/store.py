@@ -11,6 +11,7 @@ Merging two stores is copying files. A killed run leaves complete files only and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -130,10 +131,12 @@ class Store:
         for path in sorted({index[image] for image in ids if image in index}):
             try:
                 state, about, _ = load_weights(path)
+                if digest(about["ids"])[:16] != path.stem:
+                    raise XbenchError(f"{path} is damaged: its ids are not those of its name")
                 found.update(zip(about["ids"], state["maps"], strict=True))
             except XbenchError as error:
                 self.report(f"{error}; computed again")
-                path.unlink(missing_ok=True)
+                self._discard(path)
                 for image in [i for i, p in index.items() if p == path]:
                     del index[image]
         return found
@@ -146,8 +149,14 @@ class Store:
                 return ids
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
-            path.unlink(missing_ok=True)
+            self._discard(path)
             return []
+
+    def _discard(self, path: Path) -> None:
+        """Removes a damaged file where the store is not only read; what replaces it may be called otherwise."""
+        if self._writes:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     # -- the numeric form ------------------------------------------------------------------------------------------
 
