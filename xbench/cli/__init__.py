@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from xbench import __version__
 from xbench.cli import boards, entries, explaining, fitting, publishing, running, stores
+from xbench.cli.common import STOPPED
 from xbench.errors import XbenchError
 
 app = typer.Typer(
@@ -54,6 +56,12 @@ def main() -> None:
     """Runs the command line; wrong input ends in one line on stderr and status 2."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == STOPPED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(STOPPED)  # Python would take longer to take its modules down than a user who stops it wants to wait
+        raise
     except XbenchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

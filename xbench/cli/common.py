@@ -45,6 +45,8 @@ BatchOption = Annotated[
     typer.Option("--batch-size", min=1, help="Images per classifier pass; by default chosen for the image size and device."),
 ]
 STORE = Path("xbench-store")
+STOPPED = 130
+"""Exit status of a command that Ctrl-C has stopped."""
 
 if TYPE_CHECKING:
     from xbench.run.cells import Plan
@@ -65,7 +67,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         errors.print("stopped; what was finished is stored, the same command goes on from there")
-        raise typer.Exit(130) from None
+        raise typer.Exit(STOPPED) from None
 
 
 def named(method: list[str] | None, methods: str | None) -> list[str] | None:
