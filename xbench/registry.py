@@ -158,7 +158,7 @@ class Registry(Generic[E_co]):
             raise XbenchError(f"malformed {self.kind} {spec!r}: write name or name(parameter=value, ...)")
         cls = self.get(match["name"])
         given = _arguments(self.kind, spec, match["args"] or "")
-        fields = _fields(cls)
+        fields = _fields(cls)  # type: ignore[arg-type]  # a class is hashable
         for key, value in given.items():
             if key not in fields:
                 raise unknown(f"parameter of {match['name']}", key, fields)
