@@ -147,7 +147,7 @@ def interrupted(suite: Path, store: Path, engine: str = "local") -> tuple[float,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         start_new_session=True,
         # Where a shell started this in the background, SIGINT is ignored, and children inherit that.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
