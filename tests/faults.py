@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +44,24 @@ images = {fewer}
 spec = "stability(random_calls=2, calls=2)"
 images = {fewest}
 """
+LONG = """
+title = "Long"
+description = "A quick cell, then one that takes hours."
+dataset = "mnist"
+classifier = "mnist-cnn"
+methods = {methods}
+[[metrics]]
+spec = "deletion"
+images = 10
+{metric}
+"""
+QUICK = LONG.format(methods='["gradient"]', metric="")
+LONG_KINDS = {
+    "a long method": LONG.format(methods='["gradient", "mp(iterations=10000000)"]', metric=""),
+    "a long metric": LONG.format(
+        methods='["gradient"]', metric='[[metrics]]\nspec = "stability(random_calls=1000000)"\nimages = 10'
+    ),
+}
 TIMES = ("record", "sha256", "seconds", "passes")
 """What depends on when and where a part was computed, and on what was stored before."""
 
@@ -119,14 +139,47 @@ def kill_and_resume(suite: Path, store: Path, kills: int, longest: float, seed: 
     return killed
 
 
+def interrupted(suite: Path, store: Path, engine: str = "local") -> tuple[float, int, str]:
+    """Ctrl-C in the middle of the second cell of a real run: seconds until its process has ended, exit status, output."""
+    command = [sys.executable, "-m", "xbench", "run", "--suite", str(suite), "--store", str(store), "--engine", engine]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
+        start_new_session=True,
+        # Where a shell started this in the background, SIGINT is ignored, and children inherit that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    while process.poll() is None and not (parts(store) and list((store / "claims").glob("*.claim"))):
+        time.sleep(0.05)
+    time.sleep(1)
+    start = time.perf_counter()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes in the foreground
+    process.wait(timeout=120)
+    seconds = time.perf_counter() - start
+    return seconds, process.returncode, process.communicate()[0]
+
+
 def main() -> None:
-    """Kills runs on fresh stores until there were enough kills, and compares every store with an uninterrupted run's."""
+    """Kills runs on fresh stores until there were enough kills, and compares every store with an uninterrupted run's.
+
+    Before, a run is stopped by Ctrl-C, in a long method and in a long metric, with both engines.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--longest", type=float, default=3.0, help="seconds that a run lives at most")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        for i, (kind, text) in enumerate(LONG_KINDS.items()):
+            for engine in ("local", "ray"):
+                long = folder / f"long-{i}.toml"
+                long.write_text(text)
+                seconds, status, _ = interrupted(long, folder / f"long-{i}-{engine}", engine)
+                print(f"Ctrl-C in {kind}, engine {engine}: exit status {status} after {seconds:.2f} s", flush=True)
         suite = suite_file(folder)
         complete(suite, folder / "whole")
         expected = content(folder / "whole")

@@ -14,9 +14,10 @@ from faults import complete, content, in_child, kill_and_resume, parts, suite_fi
 from rich.console import Console
 from scratch import register, scratch_registries
 
-from xbench import CLASSIFIERS, METHODS, Method, XbenchError
+from xbench import CLASSIFIERS, DATASETS, METHODS, Method, TrainedMethod, XbenchError
+from xbench.checkpoints import fit_to_file
 from xbench.classifier import Passes
-from xbench.guard import Guard, deadline
+from xbench.guard import Guard, TooLong, deadline
 from xbench.run.claims import claim
 from xbench.run.merge import merge
 from xbench.run.plan import make_plan
@@ -57,16 +58,20 @@ def test_two_runs_on_one_store_share_the_work(whole, tmp_path):
     assert not list((shared / "claims").glob("*.claim"))
 
 
+def spoil(path: Path, damage: str) -> None:
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle] ^= 1
+    path.write_bytes({"truncated": bytes(data[:middle]), "flipped": bytes(data), "empty": b""}[damage])
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 @pytest.mark.parametrize("kind", ["part-*.json", "*.safetensors"])
 def test_a_damaged_file_is_reported_and_computed_again(whole, tmp_path, kind, damage):
     suite, store = whole
     damaged = copied(store, tmp_path / "store")
     path = sorted(damaged.rglob(kind))[0]
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle] ^= 1
-    path.write_bytes({"truncated": bytes(data[:middle]), "flipped": bytes(data), "empty": b""}[damage])
+    spoil(path, damage)
     if kind == "*.safetensors":  # maps are read when a score is missing
         for part in (damaged / "results").rglob("part-*.json"):
             part.unlink()
@@ -74,6 +79,56 @@ def test_a_damaged_file_is_reported_and_computed_again(whole, tmp_path, kind, da
     complete(suite, damaged, lines.append)
     assert any(path.name in line and "damaged" in line for line in lines), lines
     assert content(damaged) == content(store)
+
+
+def test_maps_are_not_taken_for_those_of_other_images(tmp_path):
+    store, lines = Store(tmp_path), list[str]()
+    store.report = lines.append
+    first = store.maps("key", "classifier/method", ["a@1", "b@1"], [0, 0], lambda missing: torch.zeros(len(missing), 2, 2))
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes().replace(b"b@1", b"c@1"))  # the header, which the checksum of the maps does not cover
+    store = Store(tmp_path, lines.append)
+    other = store.maps("key", "classifier/method", ["c@1"], [0], lambda missing: torch.ones(len(missing), 2, 2))
+    assert "damaged" in lines[0]
+    assert other.eq(1).all()
+    assert first.eq(0).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_network_fails_alone_and_is_fitted_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XBENCH_CACHE", str(tmp_path / "cache"))
+    classifier, train = CLASSIFIERS.make("mnist-cnn").load(), DATASETS.make("mnist").load("train")
+    with scratch_registries():
+        name = register(
+            METHODS,
+            TrainedMethod,
+            __doc__="Trained (own decision).",
+            network=lambda self, shape, classes: torch.nn.Conv2d(1, 1, 3, padding=1),
+            loss=lambda self, network, classifier, x, rng: (network(x) - x).square().mean(),
+            explain=lambda self, network, x, y, rng: network(x)[:, 0],
+            fit_cost=lambda self, shape: Passes(),
+        )
+
+        def fitted() -> Path:
+            return fit_to_file(METHODS.make(name), classifier, train, 0, tmp_path / "cache" / "checkpoints")
+
+        path = fitted()
+        _, whole = run_methods(tmp_path, [name, "gradient"])
+        assert whole[name, "deletion"].status == "ok"
+        spoil(path, damage)
+        _, results = run_methods(tmp_path, [name, "gradient"])
+        failed = results[name, "deletion"]
+        assert failed.status == "failed"
+        assert str(path) in failed.reason
+        assert "damaged" in failed.reason
+        assert failed.reason.endswith(f"; delete it and run xbench fit {name} --dataset mnist --classifier mnist-cnn")
+        assert results["gradient", "deletion"] == whole["gradient", "deletion"]
+        with pytest.raises(XbenchError, match=r"damaged.*; delete it"):
+            fitted()
+        path.unlink()
+        fitted()
+        _, again = run_methods(tmp_path, [name, "gradient"])
+        assert again == whole, "what was stored of the network is read"
 
 
 def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_what_it_has(whole, tmp_path, monkeypatch):
@@ -130,7 +185,7 @@ def wrong_device(self, classifier, x, y, rng):
     ("call", "reason"),
     [
         (changes_weights, "does not leave the classifier as found: training mode of module"),
-        (hangs, "TimeoutError: took longer than 5 s"),
+        (hangs, "TooLong: took longer than 5 s"),
         (wrong_device, "returned maps on meta, expected cpu"),
     ],
 )
@@ -144,6 +199,17 @@ def test_a_method_that_does_harm_fails_alone(tmp_path, call, reason):
         alone.mkdir()
         _, expected = run_methods(alone, ["gradient"])
         assert results["gradient", "deletion"].scores == expected["gradient", "deletion"].scores
+
+
+def test_a_full_disk_is_no_fault_of_the_method(tmp_path):
+    def fills_the_disk(self, classifier, x, y, rng):
+        raise OSError(28, "No space left on device", "/cache/network.safetensors")
+
+    with (
+        scratch_registries(),
+        pytest.raises(StoreError, match=r"^/cache/network\.safetensors cannot be written: No space left"),
+    ):
+        run_methods(tmp_path, [harmful(fills_the_disk), "gradient"])
 
 
 def test_the_guard_puts_back_what_was_changed():
@@ -165,7 +231,7 @@ def test_a_deadline_ends_with_its_block():
     with deadline(0.05):
         pass
     time.sleep(0.06)
-    with pytest.raises(TimeoutError, match=r"took longer than 0\.02 s"), deadline(0.02):
+    with pytest.raises(TooLong, match=r"took longer than 0\.02 s"), deadline(0.02):
         time.sleep(1)
 
 

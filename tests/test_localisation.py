@@ -212,7 +212,7 @@ def test_a_calibration_is_made_once_and_a_killed_run_goes_on_with_it(tmp_path: P
     monkeypatch.setattr(Localisation, "calibrate", counted)
     specs = ("localisation(heldout=60)", "saliency-metric(heldout=3)")
     plan = calibrated_plan(tmp_path, specs)
-    planned = sum(map(plan.passes, plan.cells), plan.map_passes(plan.cells))
+    planned = sum([*map(plan.passes, plan.cells), *plan.map_passes(plan.cells)], Passes())
     monkeypatch.setattr(Store, "write_part", killed)
     with pytest.raises(KeyboardInterrupt):
         run(plan, quiet(plan))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xbench import METHODS, METRICS, Batch, Classifier, Explainer
 from xbench.classifier import Passes
+from xbench.guard import TooLong
 from xbench.metric import Point
 from xbench.run.cells import Cell, Plan
 from xbench.run.plan import make_plan
@@ -230,9 +231,9 @@ def test_damaged_answers_are_reported_and_asked_for_again(tmp_path: Path, damage
 
 def test_a_deadline_that_ends_while_answers_are_written_is_no_failure_of_the_store(tmp_path: Path, monkeypatch) -> None:
     def late(*_: object) -> None:
-        raise TimeoutError("took longer than 1 s")
+        raise TooLong("took longer than 1 s")
 
     explainer, batch, maps = bound(Store(tmp_path))
     monkeypatch.setattr("xbench.store.save_weights", late)
-    with pytest.raises(TimeoutError, match="took longer than 1 s"):
+    with pytest.raises(TooLong, match="took longer than 1 s"):
         METRICS.make("area")(explainer, batch, maps)

@@ -103,11 +103,15 @@ class Checkpoints:
             recipe = method_recipe(method, classifier, self.train, seed)
             paths = [folder / _file(method, recipe) for folder in self.folders]
             path = next((path for path in paths if path.exists()), None)
+            words = ["xbench", "fit", method.spec, "--dataset", self.dataset.spec, "--classifier", classifier.name]
             if path is None and not train_now:
-                words = ["xbench", "fit", method.spec, "--dataset", self.dataset.spec, "--classifier", classifier.name]
                 raise NotApplicable(f"{method.spec} is not trained for this classifier and dataset: run {shlex.join(words)}")
             path = path or fit_to_file(method, classifier, self.train, seed, self.folders[-1])
-            state, about, sha = recipe.read(path)
+            try:
+                state, about, sha = recipe.read(path)
+            except XbenchError as error:
+                again = "the next run trains it again" if train_now else f"run {shlex.join(words)}"
+                raise XbenchError(f"{error} and {again}") from error
             network = recipe.network()
             try:
                 network.load_state_dict(state)

@@ -190,8 +190,7 @@ class Registry(Generic[E_co]):
             raise XbenchError(f"malformed {self.kind} {spec!r}: {how}")
         cls = self.get(match["name"])
         given = _arguments(self.kind, spec, match["args"] or "")
-        hints = typing.get_type_hints(cls, include_extras=True)
-        fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = _fields(cls)  # type: ignore[arg-type]  # a class is hashable
         for key, value in given.items():
             if key not in fields:
                 raise unknown(f"parameter of {match['name']}", key, fields)
@@ -246,6 +245,13 @@ class Registry(Generic[E_co]):
             raise XbenchError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
+@functools.cache
+def _fields(cls: type[Entry]) -> dict[str, pydantic.TypeAdapter[Any]]:
+    """What checks the values of an entry's parameters, by name."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: pydantic.TypeAdapter(hints[f.name]) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
 def _arguments(kind: str, spec: str, text: str) -> dict[str, Any]:
     """Keyword arguments with literal values, parsed without evaluating anything."""
     try:
@@ -259,9 +265,9 @@ def _arguments(kind: str, spec: str, text: str) -> dict[str, Any]:
         ) from error
 
 
-def _validated(where: str, value: Any, hint: Any) -> Any:
+def _validated(where: str, value: Any, adapter: pydantic.TypeAdapter[Any]) -> Any:
     try:
-        return pydantic.TypeAdapter(hint).validate_python(value, strict=not isinstance(value, list))
+        return adapter.validate_python(value, strict=not isinstance(value, list))
     except pydantic.ValidationError as error:
         detail = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise XbenchError(f"{where}: given {value!r}: {detail}") from error

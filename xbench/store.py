@@ -134,10 +134,12 @@ class Store:
         for path in sorted({index[image] for image in ids if image in index}):
             try:
                 state, about, _ = load_weights(path)
+                if digest(about["ids"])[:16] != path.stem:
+                    raise XbenchError(f"{path} is damaged: its ids are not those of its name")
                 found.update(zip(about["ids"], state["maps"], strict=True))
             except XbenchError as error:
                 self.report(f"{error}; computed again")
-                path.unlink(missing_ok=True)
+                self._discard(path)
                 for image in [i for i, p in index.items() if p == path]:
                     del index[image]
         return found
@@ -150,7 +152,7 @@ class Store:
                 return ids
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
-            path.unlink(missing_ok=True)
+            self._discard(path)
             return []
 
     # -- answers ---------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Store:
                 found |= load_weights(path)[0]
             except XbenchError as error:
                 self.report(f"{error}; computed again")
-                path.unlink(missing_ok=True)
+                self._discard(path)
         missing = [name for name in names if name not in found]
         if missing:
             fresh = {name: values.cpu() for name, values in compute(missing).items()}
@@ -201,12 +203,16 @@ class Store:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 return set(file.keys())
-        except TimeoutError:
-            raise
         except (OSError, safetensors.SafetensorError) as error:
             self.report(f"{path} is damaged ({type(error).__name__}); computed again")
-            path.unlink(missing_ok=True)
+            self._discard(path)
             return set()
+
+    def _discard(self, path: Path) -> None:
+        """Removes a damaged file where the store is not only read; what replaces it may be called otherwise."""
+        if not self.read_only:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     # -- the numeric form ------------------------------------------------------------------------------------------
 
@@ -260,12 +266,10 @@ class Store:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write into a StoreError; the deadline of a part, a TimeoutError without a number, is none."""
+    """Turns a failure to write into a StoreError."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, TimeoutError) and error.errno is None:
-            raise
         raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
 
 

@@ -62,7 +62,10 @@ class Recipe:
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """State, metadata and digest of a file; XbenchError naming the file if it is damaged or of another recipe."""
-        state, about, sha = load_weights(path)
+        try:
+            state, about, sha = load_weights(path)
+        except XbenchError as error:
+            raise XbenchError(f"{error}; delete it") from error
         other = [name for name, value in self.identity.items() if digest(about.get(name)) != digest(value)]
         if other:
             raise XbenchError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xbench.cli import completing
-from xbench.cli.telling import errors, warn
+from xbench.cli.telling import STOPPED, errors, warn
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of results and maps; made if it does not exist.")]
 SuiteOption = Annotated[
@@ -76,7 +76,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         errors.print("stopped; what was finished is stored, the same command goes on from there")
-        raise typer.Exit(130) from None
+        raise typer.Exit(STOPPED) from None
 
 
 def named(method: list[str] | None, methods: str | None) -> list[str] | None:

@@ -193,11 +193,12 @@ def _summary(made: Plan, speed: tuple[float, float]) -> str:
 
 def _facts(made: Plan, speed: tuple[float, float]) -> dict[str, Any]:
     """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
+    from xbench.classifier import Passes
     from xbench.run.progress import predicted_seconds
 
     todo = made.todo
     na = sum(bool(cell.not_applicable) for cell in made.cells)
-    passes = sum(map(made.passes, todo), made.map_passes(todo))
+    passes = sum([*map(made.passes, todo), *made.map_passes(todo)], Passes())
     return {
         "suite": made.suite.name,
         "subset": made.subset.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import traceback
 import typing
@@ -26,6 +27,10 @@ errors = Console(stderr=True)
 
 UsageError: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
 """What typer raises for wrong words on the command line; which package it lies in depends on typer's version."""
+
+
+STOPPED = 130
+"""Exit status of a command that Ctrl-C has stopped."""
 
 
 class Detail:
@@ -110,7 +115,7 @@ def main_of(app: typer.Typer) -> None:
         status = app(prog_name="xbench", standalone_mode=False)
     except typer.Abort:
         errors.print("stopped")
-        sys.exit(130)
+        status = STOPPED
     except UsageError as error:
         _end(_usage(error))
     except XbenchError as error:
@@ -118,8 +123,11 @@ def main_of(app: typer.Typer) -> None:
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename} cannot be read or written: "
         _end(f"{where}{error.strerror or error}")
-    else:
-        sys.exit(status or 0)
+    if status == STOPPED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STOPPED)  # Python would take longer to take its modules down than a user who stops it wants to wait
+    sys.exit(status or 0)
 
 
 def _end(message: str) -> typing.NoReturn:

@@ -30,6 +30,8 @@ class Cell:
     method: Method
     metric: Metric
     ids: tuple[str, ...]
+    parts: Sequence[tuple[str, ...]]
+    """The ids, in fixed chunks."""
     draws: tuple[tuple[int, ...], ...]
     key: str
     folder: Path
@@ -40,11 +42,6 @@ class Cell:
     """The held-out images that the metric is calibrated on."""
     calibrated: bool = False
     """The store has the calibration."""
-
-    @property
-    def parts(self) -> list[tuple[str, ...]]:
-        """The ids, in fixed chunks."""
-        return chunks(self.ids)
 
     @property
     def calibration(self) -> Path:
@@ -127,9 +124,9 @@ class Plan:
         for cell in self.cells:
             by_method.setdefault(cell.method, []).append(cell)
         tasks = []
-        number = 0
+        number, subset = 0, self.subset.digest()
         for method, cells in by_method.items():
-            name = digest([self.subset.digest(), self.classifier.identity, method.identity, self.suite.seed])[:16]
+            name = digest([subset, self.classifier.identity, method.identity, self.suite.seed])[:16]
             for index in range(max(len(cell.parts) for cell in cells)):
                 number += 1
                 lacking = tuple(cell for cell in cells if not cell.not_applicable and index in cell.missing)
@@ -210,16 +207,21 @@ class Plan:
         images: int = fits * reduced.epochs * len(self.checkpoints.train)
         return reduced.fit_cost(self.classifier.shape) * images
 
-    def map_passes(self, cells: Sequence[Cell]) -> Passes:
-        """Passes for the stored maps that the cells read, each made once however many of them read it."""
+    def map_passes(self, cells: Sequence[Cell]) -> list[Passes]:
+        """Passes for the stored maps that each cell is the first to read: maps are made once however many cells read them."""
         images: dict[tuple[str, Method], int] = {}
+        passes = []
         for cell in cells:
             reads = cell.reads(self.classifier)
             wanted = [("evaluation", method, cell.images_left) for method in reads]
             wanted += [("heldout", method, cell.heldout_left) for method in reads[:1] if cell.metric.uses_maps]
+            added = Passes()
             for part, method, count in wanted:
-                images[part, method] = max(images.get((part, method), 0), count)
-        return sum((method.cost_for(self.classifier) * count for (_, method), count in images.items()), Passes())
+                more = max(0, count - images.get((part, method), 0))
+                images[part, method] = images.get((part, method), 0) + more
+                added += method.cost_for(self.classifier) * more
+            passes.append(added)
+        return passes
 
     def empty_result(self, cell: Cell) -> Result:
         """The result of a cell before anything is known of it."""

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from xbench.store import StoreError
+
 BEAT = 5.0
 """Seconds between two signs of life of whoever holds a claim."""
 STALE = 60.0
@@ -23,24 +25,34 @@ def claim(folder: Path, name: str) -> Iterator[bool]:
 
     A claim is a file made exclusively, touched every few seconds by a thread and removed at the end of the block. That of a
     process that was killed is taken over: at once on the same machine, after a minute without a sign of life from another.
-    Times are those of the file system, so that clocks that differ do no harm.
+    Times are those of the file system, so that clocks that differ do no harm. Raises StoreError if no file can be written.
     """
     path = folder / f"{name}.claim"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _made(path):
-        if _left_behind(path, folder):
-            # Should two processes do so at once, both may compute: the same numbers, twice.
-            path.unlink(missing_ok=True)
-        if not _made(path):
-            yield False
-            return
+    try:
+        mine = _taken(path, folder)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}; what was stored before is kept") from error
+    if not mine:
+        yield False
+        return
     stop = threading.Event()
     threading.Thread(target=_beat, args=(path, stop), daemon=True).start()
     try:
         yield True
     finally:
         stop.set()
+        with contextlib.suppress(OSError):  # a disk that cannot be written any more has its own error
+            path.unlink()
+
+
+def _taken(path: Path, folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True)
+    if _made(path):
+        return True
+    if _left_behind(path, folder):
+        # Should two processes do so at once, both may compute: the same numbers, twice.
         path.unlink(missing_ok=True)
+    return _made(path)
 
 
 def _made(path: Path) -> bool:
@@ -48,8 +60,12 @@ def _made(path: Path) -> bool:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+    except OSError:
+        path.unlink(missing_ok=True)  # on a full disk: nobody could tell whose it is
+        raise
     return True
 
 

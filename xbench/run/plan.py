@@ -15,7 +15,7 @@ from xbench.method import METHODS, Method, TrainedMethod
 from xbench.metric import METRICS, Metric
 from xbench.registry import digest
 from xbench.rng import ImageRandom
-from xbench.run.cells import Cell, Plan
+from xbench.run.cells import Cell, Plan, chunks
 from xbench.run.machine import hardware
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
@@ -60,16 +60,33 @@ def make_plan(
         specs = [method for method in every if suite.affordable(method, classifier)]
         if dear := [method.spec for method in every if method not in specs]:
             store.report(f"left out, above {suite.max_passes} passes a map: {', '.join(dear)}; take them in with -m")
-    cells = [_cell(METRICS.make(run.spec), run, method, bound) for method in specs for run in suite.metrics]
-    return dataclasses.replace(bound, cells=cells)
+    metrics = [_scored(run, bound) for run in suite.metrics]
+    return dataclasses.replace(bound, cells=[_cell(scored, method, bound) for method in specs for scored in metrics])
 
 
-def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
-    """One cell, with its key and what the store has of it."""
-    classifier, suite = plan.classifier, plan.suite
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """What the cells of one metric have in common: made once, as there may be many cells and many images."""
+
+    metric: Metric
+    ids: tuple[str, ...]
+    parts: Sequence[tuple[str, ...]]
+    images: str
+    """The digest of the ids."""
+    draws: tuple[tuple[int, ...], ...]
+
+
+def _scored(run: MetricRun, plan: Plan) -> _Scored:
     ids = plan.subset.first(min(run.images or len(plan.subset), plan.limit or len(plan.subset)))
-    draws = _draws(run.draws, len(ids), suite.seed)
-    cell = Cell(method, metric, ids, draws, key="", folder=plan.store.root, not_applicable="", missing=())
+    draws = _draws(run.draws, len(ids), plan.suite.seed)
+    return _Scored(METRICS.make(run.spec), ids, chunks(ids), plan.subset.digest(ids), draws)
+
+
+def _cell(scored: _Scored, method: Method, plan: Plan) -> Cell:
+    """One cell, with its key and what the store has of it."""
+    classifier, suite, metric = plan.classifier, plan.suite, scored.metric
+    folder = plan.store.root
+    cell = Cell(method, metric, scored.ids, scored.parts, scored.draws, key="", folder=folder, not_applicable="", missing=())
     reason = method.not_applicable(classifier) or metric.not_applicable(method, classifier)
     if not reason and metric.needs_boxes and not plan.has_boxes and not (metric.takes_masks and plan.subset.masks):
         reason = f"{plan.subset.name} has no boxes" + (" and no masks" if metric.takes_masks else "")
@@ -78,7 +95,7 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
     if not reason:
         try:
             read = [m for m in cell.reads(classifier) if isinstance(m, TrainedMethod)]
-            states = [plan.checkpoints.find(m, classifier)[1] for m in read]
+            states = [_network(plan, m) for m in read]
             heldout = _heldout(metric, plan)
         except NotApplicable as error:
             reason = str(error)
@@ -87,7 +104,7 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
         "method": method.resolved(classifier.shape).identity,
         "checkpoints": states,
         "classifier": classifier.identity,
-        "images": plan.subset.digest(ids),
+        "images": scored.images,
         "target": metric.target_rule,
         "precision": "float32",
         "seed": suite.seed,
@@ -115,6 +132,16 @@ def _measured_on(record: dict[str, Any]) -> list[Any]:
     """The machine in the key of a measured part, as its record tells it: boards of other machines' results are made again."""
     about = record.get("machine", {})
     return [{name: about.get(name) for name in ("device", "name", "threads")}, record.get("batch_size")]
+
+
+def _network(plan: Plan, method: TrainedMethod) -> str:
+    """The digest of a method's network; of a file that is damaged this word: what is wrong is said when its cells fail."""
+    try:
+        return plan.checkpoints.find(method, plan.classifier)[1]
+    except NotApplicable:
+        raise
+    except XbenchError:
+        return "damaged"
 
 
 def _heldout(metric: Metric, plan: Plan) -> tuple[str, ...]:

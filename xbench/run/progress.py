@@ -114,12 +114,10 @@ class _Bar(rich.progress.Progress):
 
 
 def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float]:
-    """Seconds per cell key of what is left to compute; shared maps count for the first cell of a method that reads them."""
+    """Seconds per cell key of what is left to compute; shared maps count for the first cell that reads them."""
     seconds: dict[str, float] = {}
-    before: list[Cell] = []
-    for cell in plan.todo:
-        before = [*(c for c in before if c.method == cell.method), cell]
-        maps = plan.map_passes(before) - plan.map_passes(before[:-1])
+    todo = plan.todo
+    for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
         passes = plan.passes(cell) + maps
         # Half a second for what is not passes (reading, writing, arithmetic), so that no cell counts nothing.
         seconds[cell.key] = 0.5 + weigh(passes.forward, passes.backward, speed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import time
 import traceback
@@ -28,6 +29,8 @@ from xbench.trajectory import whole_logits
 
 Rule = Literal["predicted", "label"]
 Shard = tuple[int, int]
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the disk, not of a method: no other cell would fare better."""
 WAIT = 0.5
 """Seconds until a run that has nothing else to do looks again at what others have claimed."""
 Batches = Callable[[Literal["evaluation", "heldout"], tuple[str, ...], Rule], Batch]
@@ -100,6 +103,9 @@ class Worker:
         except NotApplicable as error:
             self.plan.store.write_status(cell.folder, {"status": "n/a", "reason": str(error)})
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK:  # a network fitted in the cell, an image decoded
+                where = error.filename or "a file"
+                raise StoreError(f"{where} cannot be written: {error.strerror}; what was stored before is kept") from error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             content = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
             self.plan.store.write_status(cell.folder, content)
