@@ -132,7 +132,7 @@ def test_check_fails_with_status_1_for_a_bad_method(xbench: Cli, monkeypatch: py
 
 
 def test_the_help_is_printed_without_torch() -> None:
-    code = "import sys; from xbench.cli import app; sys.argv = ['xbench', '--help']\ntry: app()\nexcept SystemExit: print(*sys.modules)"
+    code = "import sys; from xbench.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())

@@ -18,10 +18,10 @@ TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")])
 # From the bottom up. A module imports from the layers below its own and from its own group, never from a group beside it.
 LAYERS: list[list[set[str]]] = [
     [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
-    [{"ops"}, {"weights"}],
+    [{"ops"}, {"weights"}, {"batches"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
     [
-        {"perturb", "gradients", "fill", "guard", "inpainter", "inpainting", "perceptual", "training", "checkpoints"},
+        {"perturb", "gradients", "fill", "guard", "form", "inpainter", "inpainting", "perceptual", "training", "checkpoints"},
         {"adapters", "foreign"},
     ],
     [{"methods"}, {"metrics"}, {"datasets"}, {"models"}, {"store"}],

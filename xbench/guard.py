@@ -15,7 +15,11 @@ from xbench.weights import state_digest
 
 def classifier_state(classifier: Classifier) -> dict[str, Any]:
     """Every property of a classifier that an entry could change by mistake, by a name fit for a message."""
-    state: dict[str, Any] = {"the classifier's batch_size": classifier.batch_size}
+    state: dict[str, Any] = {
+        "the classifier's batch_size": classifier.chosen_batch_size,
+        "the classifier's precision": classifier.precision,
+        "the classifier's form": id(classifier.form),
+    }
     for name, module in classifier.named_modules():
         label = name or "the classifier"
         state[f"training mode of {label}"] = module.training
@@ -43,6 +47,7 @@ class Guard:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._copy = copy.deepcopy(classifier)
+        self._form = classifier.form  # copies have none
         self._state = classifier_state(classifier)
 
     def check(self) -> None:
@@ -50,6 +55,8 @@ class Guard:
         if changed := changes(self._state, classifier_state(self._classifier)):
             fresh = copy.deepcopy(self._copy)
             fresh.passes = self._classifier.passes  # what was counted stays counted
+            fresh.form = self._form
+            fresh.fitting_batch_size = self._classifier.fitting_batch_size
             self._classifier.__dict__.update(fresh.__dict__)
             self._state = classifier_state(self._classifier)
             listed = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -20,6 +20,8 @@ from xbench.cli.common import (
     LimitOption,
     MethodListOption,
     MethodsOption,
+    PrecisionName,
+    PrecisionOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -35,6 +37,7 @@ from xbench.errors import XbenchError
 
 if TYPE_CHECKING:
     from xbench.run.cells import Plan
+    from xbench.run.form import Choice
 
 
 class Engine(StrEnum):
@@ -57,13 +60,25 @@ def plan(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     seed: SeedOption = None,
+    precision: PrecisionOption = PrecisionName.FP32,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
-    from xbench.run.machine import measured_speed
+    from xbench.run.form import choose
 
     method = named(method, methods)
     made = plan_of(
-        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+        suite,
+        store,
+        method,
+        limit,
+        dataset,
+        classifier,
+        device,
+        batch_size,
+        images=images,
+        settings=settings,
+        seed=seed,
+        precision=precision,
     )
     table = Table(title=f"{made.suite.title}: {made.subset.name} x {made.classifier.name}", title_justify="left")
     for title in ("method", "metric"):
@@ -87,7 +102,7 @@ def plan(
     console.print("Stored maps are made once for all metrics that read them; they count in the sum only.")
     for reason in reasons:
         console.print(f"N/A: {reason}", markup=False, highlight=False, soft_wrap=True)
-    _print_summary(made, measured_speed(made.classifier))
+    _print_summary(made, _speed(made, choose(made, only_look=True)))
 
 
 def run(
@@ -115,13 +130,14 @@ def run(
         str | None, typer.Option("--address", help="Of a Ray cluster, e.g. auto; without it Ray is started on this machine.")
     ] = None,
     seed: SeedOption = None,
+    precision: PrecisionOption = PrecisionName.FP32,
 ) -> None:
     """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was.
 
     Several runs on one store, on one machine or on many that share its folder, divide the work among themselves.
     """
     from xbench.cli.boards import show_and_write
-    from xbench.run.machine import measured_speed
+    from xbench.run.form import choose
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 
@@ -131,9 +147,20 @@ def run(
     start = time.perf_counter()
     method = named(method, methods)
     made = plan_of(
-        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+        suite,
+        store,
+        method,
+        limit,
+        dataset,
+        classifier,
+        device,
+        batch_size,
+        images=images,
+        settings=settings,
+        seed=seed,
+        precision=precision,
     )
-    speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
+    speed = _speed(made, choose(made))
     _print_summary(made, speed)
     with stoppable(), Progress(made, speed, console) as progress:
         if engine is Engine.RAY:
@@ -142,7 +169,7 @@ def run(
             results = run_on_ray(made, progress, share, timeout, address=address)
         else:
             results = run_plan(made, progress, share, timeout)
-    command = command_of(suite, method, limit, dataset, classifier, images, settings, seed)
+    command = command_of(suite, method, limit, dataset, classifier, images, settings, seed, precision)
     show_and_write(made, results, store / "boards", command)
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
@@ -152,6 +179,13 @@ def run(
         where = store / "results"
         console.print(f"tracebacks: status.json below {where}; the next run tries these cells again", soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _speed(made: Plan, choice: Choice | None) -> tuple[float, float]:
+    """Seconds of a pass, and of one with its backward pass, in the form that the run will have."""
+    from xbench.run.machine import measured_speed
+
+    return measured_speed(made.classifier, choice.seconds if choice else None) if made.todo else (0.0, 0.0)
 
 
 def _share(shard: str | None) -> tuple[int, int]:
@@ -173,7 +207,7 @@ def _print_summary(made: Plan, speed: tuple[float, float]) -> None:
     text = f"{made.suite.name}: {len(made.cells)} cells, {stored} stored, {na} not applicable, {len(todo)} to compute"
     if todo:
         seconds = sum(predicted_seconds(made, speed).values())
-        passes = sum(map(made.passes, todo), made.map_passes(todo))
+        passes = made.total_passes
         text += f": {passes.forward:,.0f} forward and {passes.backward:,.0f} backward passes"
         text += f", about {_duration(seconds)} on {made.classifier.device}"
     console.print(text, highlight=False, soft_wrap=True)

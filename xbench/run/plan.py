@@ -19,6 +19,7 @@ from xbench.run.machine import hardware
 from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
 from xbench.subset import DATASETS, Subset
+from xbench.types import Precision
 
 
 def make_plan(
@@ -29,6 +30,7 @@ def make_plan(
     limit: int | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
+    precision: Precision = "fp32",
 ) -> Plan:
     """Expands a suite into cells.
 
@@ -37,6 +39,7 @@ def make_plan(
     unknown, before anything is computed.
     """
     classifier = load_classifier(suite.classifier, device)
+    classifier.precision = precision
     classifier.batch_size = store.batch_size(
         classifier.weights_digest, device, default_batch_size(classifier.shape, device), batch_size
     )
@@ -84,7 +87,7 @@ def _cell(metric: Metric, run: MetricRun, method: Method, plan: Plan) -> Cell:
         "classifier": classifier.identity,
         "images": plan.subset.digest(ids),
         "target": metric.target_rule,
-        "precision": "float32",
+        "precision": classifier.arithmetic.removeprefix("torch."),
         "seed": suite.seed,
     }
     if metric.measured:

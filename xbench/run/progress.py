@@ -127,5 +127,5 @@ def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float
 
 
 def weigh(forward: float, backward: float, speed: tuple[float, float]) -> float:
-    """Seconds of some passes at a measured speed."""
-    return forward * speed[0] + backward * speed[1]
+    """Seconds of some passes at a measured speed: of a forward pass alone, and of one with its backward pass."""
+    return max(forward - backward, 0.0) * speed[0] + backward * speed[1]
