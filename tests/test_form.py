@@ -16,7 +16,7 @@ from xbench import Classifier, XbenchError
 from xbench.classifier import Passes
 from xbench.form import Form, make_form
 from xbench.run import form as choosing
-from xbench.run.progress import Progress
+from xbench.run.progress import Progress, weigh
 from xbench.run.runner import run
 from xbench.testing import tiny_classifier, tiny_images
 
@@ -150,6 +150,31 @@ def test_a_form_that_cannot_be_made_is_not_chosen(tmp_path: Path, measured: dict
     measured["compiled"] = {}
     measured["frozen"]["64"] = measured["frozen"]["256"] = 2.99
     assert choosing.choose(plan_in(tmp_path)) == choosing.Choice("plain", 256, 3.0)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_seconds_now", lambda classifier: 1e3)
+    monkeypatch.setattr(choosing, "COMPILING", float("inf"))
+    asked: list[tuple[str, int]] = []
+
+    def seconds(form: Form, _classifier: Classifier, size: int) -> float:
+        asked.append((form.name, size))
+        if size == 512:
+            raise torch.OutOfMemoryError
+        return {"plain": 1.0, "frozen": 0.5}[form.name] / size
+
+    monkeypatch.setattr(choosing, "_seconds_of", seconds)
+    assert choosing.choose(plan_in(tmp_path)) == choosing.Choice("frozen", 256, 0.5 / 256)
+    assert asked == [(name, size) for name in ("plain", "frozen") for size in (64, 128, 256, 512)]
+    (tmp_path / "other").mkdir()
+    assert choosing.choose(plan_in(tmp_path / "other")) == choosing.Choice("frozen", 256, 0.5 / 256)
+    assert len(asked) == 8
+    (tmp_path / "five").mkdir()
+    assert choosing.choose(plan_in(tmp_path / "five", batch_size=5)) == choosing.Choice("frozen", 5, 0.1)
+
+
+def test_a_gradient_costs_its_forward_pass_too() -> None:
+    assert weigh(10, 4, (1.0, 3.0)) == 6 * 1.0 + 4 * 3.0
 
 
 def test_looking_neither_compiles_nor_keeps(tmp_path: Path, measured: dict[str, dict[str, float]]) -> None:

@@ -83,7 +83,7 @@ def _differentiate(classifier: Classifier, x: Tensor) -> None:
     torch.autograd.grad(classifier(x).sum(), x)
 
 
-def seconds(call: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+def seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
     """The least time of some calls after two that warm up, the device's work included.
 
     On a CPU the time that the calling thread was computing, which other programs on the machine do not stretch.

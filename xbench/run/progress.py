@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ELSEWHERE = "stored by another run"
+BESIDE = 0.03
+"""Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
 
 
 class Progress:
@@ -121,8 +123,7 @@ def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float
         before = [*(c for c in before if c.method == cell.method), cell]
         maps = plan.map_passes(before) - plan.map_passes(before[:-1])
         passes = plan.passes(cell) + maps
-        # Half a second for what is not passes (reading, writing, arithmetic), so that no cell counts nothing.
-        seconds[cell.key] = 0.5 + weigh(passes.forward, passes.backward, speed)
+        seconds[cell.key] = BESIDE * len(cell.missing) + weigh(passes.forward, passes.backward, speed)
     return seconds
 
 
