@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from xbench.classifier import Passes
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -61,7 +62,7 @@ def passes(suite: Suite, metrics: Sequence[MetricRun], methods: Sequence[str], l
     """Passes of a run in a fresh store, planned and counted, without those for the maps."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(suite.model_copy(update={"metrics": list(metrics)}), Store(Path(folder)), methods=methods, limit=limit)
-        maps, before = plan.map_passes(plan.todo).total, plan.classifier.passes.copy()
+        maps, before = sum(plan.map_passes(plan.todo), Passes()).total, plan.classifier.passes.copy()
         planned = sum(plan.passes(cell).total for cell in plan.todo)
         with Progress(plan, (0.0, 0.0), Console(quiet=True)) as progress:
             results = run(plan, progress)

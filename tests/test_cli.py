@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from conftest import ROOT, Outcome
 from PIL import Image
 
 Cli = Callable[..., Outcome]
@@ -87,3 +90,12 @@ def test_check_fails_with_status_1_for_a_bad_method(xbench: Cli, monkeypatch: py
     done = xbench("check", "rise")
     assert done.status == 1
     assert "rise fails: maps differ between two calls" in done.err
+
+
+def test_the_help_is_printed_without_torch() -> None:
+    code = "import sys; from xbench.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "xbench.cli.running" in loaded
+    assert not loaded & {"torch", "numpy", "pandas", "pydantic", "matplotlib"}

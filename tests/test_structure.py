@@ -18,7 +18,7 @@ TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")])
 # From the bottom up. A module imports from the layers below its own and from its own group, never from a group beside it.
 LAYERS: list[list[set[str]]] = [
     [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
-    [{"ops"}, {"weights"}],
+    [{"ops"}, {"weights"}, {"batches"}],
     [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
     [
         {
@@ -27,6 +27,7 @@ LAYERS: list[list[set[str]]] = [
             "gradients",
             "fill",
             "guard",
+            "form",
             "inpainter",
             "inpainting",
             "perceptual",

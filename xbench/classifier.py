@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from xbench.batches import batched
 from xbench.errors import NotApplicable, XbenchError
 from xbench.registry import Entry, Registry
-from xbench.types import Images, Logits
+from xbench.types import Images, Logits, Precision
 from xbench.weights import state_digest
 
 if TYPE_CHECKING:
+    from xbench.form import Form
     from xbench.subset import Subset
 
 
@@ -50,6 +53,9 @@ class Passes:
 
 class Classifier(nn.Module):
     """A frozen network in eval mode that owns its normalisation and counts the passes made through it.
+
+    A call gives logits to differentiate; ``predict``, which `xbench.perturb.stream` asks, numbers only: they may come from a
+    faster ``form``, and in ``precision`` "bf16" (automatic mixed precision).
 
     Args:
         module: maps normalised images (b, c, h, w) to logits (b, k); it is switched to eval mode and frozen in place.
@@ -89,6 +95,8 @@ class Classifier(nn.Module):
         self.stages = tuple(tuple(stage) for stage in stages)
         self.passes = Passes()
         self.batch_size = default_batch_size(shape, "cpu")
+        self.precision: Precision = "fp32"
+        self.form: Form | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         layers = dict(module.named_modules())
@@ -99,24 +107,60 @@ class Classifier(nn.Module):
 
     def forward(self, x: Images) -> Logits:
         """Logits (b, k) of images in [0, 1]; XbenchError if the images have another shape than the classifier takes."""
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
-            raise XbenchError(
-                f"classifier {self.name!r} takes images (b, c, h, w) with c, h, w = {self.shape}, got {tuple(x.shape)}"
-            )
-        self.passes.forward += len(x)
+        self._count(x)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.module(x)
         if logits.requires_grad:
             logits.register_hook(functools.partial(self._count_backward, len(x)))
         return logits
 
+    def _count(self, x: Images) -> None:
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
+            takes = f"takes images (b, c, h, w) with c, h, w = {self.shape}"
+            raise XbenchError(f"classifier {self.name!r} {takes}, got {tuple(x.shape)}")
+        self.passes.forward += len(x)
+
     def _count_backward(self, images: int, _gradient: Tensor) -> None:
         self.passes.backward += images
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self.form = None  # it was made for another device or type
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call,no-any-return]
+
+    @torch.no_grad()
+    def predict(self, x: Images) -> Logits:
+        """Logits (b, k) without gradients, in the classifier's form and precision: no hook sees them, all are counted."""
+        if self.form is not None:
+            self._count(x)
+            return self.form(x)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext():
+            return self(x).to(x.dtype)  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def probabilities(self, x: Images) -> Logits:
-        """Softmax probabilities (b, k), in batches of ``batch_size``, without gradients."""
-        return torch.cat([self(part).softmax(1) for part in x.split(self.batch_size)])
+        """Softmax probabilities (b, k), in batches, without gradients; see ``predict``."""
+        return batched(self, len(x), lambda part: self.predict(x[part]).softmax(1))
+
+    @property
+    def batch_size(self) -> int:
+        """Images per pass: what was chosen, or less if that did not fit into memory."""
+        return min(self.chosen_batch_size, self.fitting_batch_size or self.chosen_batch_size)
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.chosen_batch_size = size
+        self.fitting_batch_size: int | None = None
+
+    @property
+    def predict_size(self) -> int:
+        """Images per pass of ``predict``: the form's, or less if that did not fit into memory."""
+        size = self.form.batch_size if self.form is not None else self.chosen_batch_size
+        return min(size, self.fitting_batch_size or size)
+
+    def halve(self, size: int) -> bool:
+        """Makes batches half of ``size``, which did not fit into memory; False if that was one image."""
+        self.fitting_batch_size = max(1, size // 2)
+        return size > 1
 
     @property
     def gray(self) -> Tensor:
@@ -152,6 +196,11 @@ class Classifier(nn.Module):
             gives = f"gives {shapes[-1]}" if shapes else "is not used, or gives no tensor"
             raise XbenchError(f"cam_layer {self.cam_layer!r} of classifier {self.name!r} {gives}, expected (b, c, h, w)")
         return int(shapes[-1][1])
+
+    @property
+    def arithmetic(self) -> str:
+        """The type that logits without gradients are computed in, for the keys of what is stored."""
+        return "torch.bfloat16" if self.precision == "bf16" else str(self.mean.dtype)
 
     @property
     def identity(self) -> list[Any]:

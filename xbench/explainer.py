@@ -101,7 +101,7 @@ class Explainer:
     def key(self) -> str:
         """What identifies this explainer's maps: method, classifier's weights, trained state, seed."""
         state = self._state(self.method)[1] if isinstance(self.method, TrainedMethod) else None
-        return digest([self.method.identity, self.classifier.identity, state, self.seed, str(self.classifier.mean.dtype)])
+        return digest([self.method.identity, self.classifier.identity, state, self.seed, self.classifier.arithmetic])
 
     @property
     def training_seconds(self) -> float:

@@ -16,8 +16,9 @@ from xbench.weights import state_digest
 
 
 class TooLong(Exception):
-    """A piece of work takes more time than it may. No TimeoutError, which is an OSError: a deadline that ends while a file is
-    read or written says nothing of the file.
+    """A piece of work takes more time than it may.
+
+    No TimeoutError, which is an OSError: a deadline that ends while a file is read or written says nothing of the file.
     """
 
 
@@ -29,7 +30,11 @@ def classifier_state(classifier: Classifier) -> dict[str, Any]:
 
 def _properties(classifier: Classifier, values: dict[str, Tensor]) -> dict[str, Any]:
     """All but the values of its tensors."""
-    state: dict[str, Any] = {"the classifier's batch_size": classifier.batch_size}
+    state: dict[str, Any] = {
+        "the classifier's batch_size": classifier.chosen_batch_size,
+        "the classifier's precision": classifier.precision,
+        "the classifier's form": id(classifier.form),
+    }
     for name, module in classifier.named_modules():
         label = name or "the classifier"
         state[f"training mode of {label}"] = module.training
@@ -60,6 +65,7 @@ class Guard:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._copy = copy.deepcopy(classifier)
+        self._form = classifier.form  # copies have none
         self._kept = _values(self._copy)
         self._state = _properties(classifier, _values(classifier))
 
@@ -70,6 +76,8 @@ class Guard:
         if changed := changes(self._state, _properties(self._classifier, now)) + values:
             fresh = copy.deepcopy(self._copy)
             fresh.passes = self._classifier.passes  # what was counted stays counted
+            fresh.form = self._form
+            fresh.fitting_batch_size = self._classifier.fitting_batch_size
             self._classifier.__dict__.update(fresh.__dict__)
             self._state = _properties(self._classifier, _values(self._classifier))
             listed = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from xbench.batches import batched
 from xbench.classifier import Classifier
 from xbench.fill import Filler
 from xbench.types import Images, Labels, Logits
@@ -21,21 +22,19 @@ Select = Callable[[Logits, Tensor], Tensor]
 def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill: Filler, select: Select) -> Tensor:
     """Scores (b, steps, ...) of every image of ``x`` under ``steps`` masks: x * mask + fill * (1 - mask), exact where kept.
 
-    Triples are packed step by step into batches of ``classifier.batch_size``, so that images and steps share a batch and no
-    more than one batch of masks exists at a time. Works under ``no_grad``, not
-    ``inference_mode``, whose tensors could not be saved for a backward pass later.
+    Triples are packed step by step into batches of ``classifier.predict_size``, so that images and steps share a batch and no
+    more than one batch of masks exists at a time; batches shrink when memory runs out (``mask_of`` and ``fill`` are then asked
+    again). Nothing here waits for the device. Works under ``no_grad``, not ``inference_mode``, whose tensors could not be
+    saved for a backward pass later.
     """
     b = len(x)
-    # Written into one tensor: small results that are kept between large buffers would spread the heap out to gigabytes.
-    scores: Tensor | None = None
-    for flat in torch.arange(b * steps, device=x.device).split(classifier.batch_size):
+
+    def score(flat: Tensor) -> Tensor:
         image, step = flat % b, flat // b
         mask = mask_of(image, step).to(x.dtype)
-        part = select(classifier(torch.lerp(fill(image, step, mask), x[image], mask)), image)
-        if scores is None:
-            scores = part.new_empty(b * steps, *part.shape[1:])
-        scores[flat] = part
-    assert scores is not None
+        return select(classifier.predict(torch.lerp(fill(image, step, mask), x[image], mask)), image)
+
+    scores = batched(classifier, b * steps, score)
     return scores.view(steps, b, *scores.shape[1:]).transpose(0, 1)
 
 

@@ -5,7 +5,7 @@
     maps/<classifier>/<method>-<key>/<ids>.safetensors                    maps, read by every metric
     answers/<classifier>/<method>-<key>/<ids>/<tag>-<names>.safetensors   the classifier's answers along the maps
     checkpoints/                                                          networks fitted during a run
-    form.json                                                             the batch size, chosen once per classifier and device
+    form.json                                                             batch size and form, once per classifier and device
 
 Merging two stores is copying files. A killed run leaves complete files only and goes on where it was.
 """
@@ -221,21 +221,28 @@ class Store:
 
         A resumed run then equals an uninterrupted one. Raises XbenchError if another size is requested later.
         """
-        path = self.root / "form.json"
-        forms = self._read(path) or {}
-        name = f"{classifier_digest[:16]}@{device}"
-        kept = forms.get(name, {}).get("batch_size")
+        kept = self.form(classifier_digest, device).get("batch_size")
         if kept is None:
             kept = requested or default
-            forms[name] = {"batch_size": kept}
-            if not self.read_only:
-                self._write(path, forms)
+            self.keep_form(classifier_digest, device, {"batch_size": kept})
         if requested not in (None, kept):
             raise XbenchError(
                 f"store {self.root} was begun with batch size {kept} on {device}; {requested} was asked for: "
                 "leave --batch-size out, or choose another --store"
             )
         return int(kept)
+
+    def form(self, classifier_digest: str, device: str) -> dict[str, Any]:
+        """What was chosen for a classifier and device."""
+        forms = self._read(self.root / "form.json") or {}
+        return dict(forms.get(f"{classifier_digest[:16]}@{device}", {}))
+
+    def keep_form(self, classifier_digest: str, device: str, chosen: dict[str, Any]) -> None:
+        """Adds to what was chosen for a classifier and device; nothing where the store is only read."""
+        if not self.read_only:
+            forms = self._read(self.root / "form.json") or {}
+            forms.setdefault(f"{classifier_digest[:16]}@{device}", {}).update(chosen)
+            self._write(self.root / "form.json", forms)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -180,7 +180,7 @@ def map_answers(explainer: Explainer) -> tuple[str, str]:
 
 def _asked_of(classifier: Classifier) -> list[Any]:
     """What identifies who answers: version, weights, precision."""
-    return [VERSION, classifier.identity, str(classifier.mean.dtype)]
+    return [VERSION, classifier.identity, classifier.arithmetic]
 
 
 def _point(family: str, removal: Removal, pixels: int) -> Point:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -17,3 +19,5 @@ Masks = Float[Tensor, "b 1 h w"]
 """Keep masks in [0, 1]: 1 = kept, 0 = removed, everywhere in this project."""
 Scores = Float[Tensor, "b"]
 """One value per image."""
+Precision = Literal["fp32", "bf16"]
+"""The arithmetic of passes without gradients; bf16 is automatic mixed precision."""

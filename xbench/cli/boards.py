@@ -16,6 +16,8 @@ from xbench.cli.common import (
     LimitOption,
     MethodListOption,
     MethodsOption,
+    PrecisionName,
+    PrecisionOption,
     SetOption,
     StoreOption,
     SuiteOption,
@@ -56,6 +58,7 @@ def board(
             "--other-seed", help="The suite was run with this --seed too: how far does its ranking agree? Repeatable."
         ),
     ] = None,
+    precision: PrecisionOption = PrecisionName.FP32,
 ) -> None:
     """Makes the board of a suite from stored results, computing nothing: page, site, tables, rank matrix, per-image values.
 
@@ -80,10 +83,11 @@ def board(
         images=images,
         settings=settings,
         create=False,
+        precision=precision,
     )
 
     def command(one: str, seed: int | None = None) -> str:
-        return command_of(one, method, limit, dataset, classifier, images, settings, seed)
+        return command_of(one, method, limit, dataset, classifier, images, settings, seed, precision)
 
     for one in suite:
         made = plan(one)

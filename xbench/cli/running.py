@@ -19,6 +19,8 @@ from xbench.cli.common import (
     LimitOption,
     MethodListOption,
     MethodsOption,
+    PrecisionName,
+    PrecisionOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from xbench.result import Result
     from xbench.run.cells import Plan
+    from xbench.run.form import Choice
 
 
 class Engine(StrEnum):
@@ -58,16 +61,28 @@ def plan(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     seed: SeedOption = None,
+    precision: PrecisionOption = PrecisionName.FP32,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
-    from xbench.run.machine import measured_speed
+    from xbench.run.form import choose
 
     method = named(method, methods)
     made = plan_of(
-        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+        suite,
+        store,
+        method,
+        limit,
+        dataset,
+        classifier,
+        device,
+        batch_size,
+        images=images,
+        settings=settings,
+        seed=seed,
+        precision=precision,
     )
-    speed = measured_speed(made.classifier)
+    speed = _speed(made, choose(made, only_look=True))
     if as_json:
         typer.echo(json.dumps({**_facts(made, speed), "plan": _rows(made)}, indent=2))
         return
@@ -118,13 +133,14 @@ def run(
         str | None, typer.Option("--address", help="Of a Ray cluster, e.g. auto; without it Ray is started on this machine.")
     ] = None,
     seed: SeedOption = None,
+    precision: PrecisionOption = PrecisionName.FP32,
 ) -> None:
     """Runs a suite, or what is left of it, and shows its board. A run that was stopped or killed goes on where it was.
 
     Several runs on one store, on one machine or on many that share its folder, divide the work among themselves.
     """
     from xbench.cli.boards import show_and_write
-    from xbench.run.machine import measured_speed
+    from xbench.run.form import choose
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 
@@ -134,9 +150,20 @@ def run(
     start = time.perf_counter()
     method = named(method, methods)
     made = plan_of(
-        suite, store, method, limit, dataset, classifier, device, batch_size, images=images, settings=settings, seed=seed
+        suite,
+        store,
+        method,
+        limit,
+        dataset,
+        classifier,
+        device,
+        batch_size,
+        images=images,
+        settings=settings,
+        seed=seed,
+        precision=precision,
     )
-    speed = measured_speed(made.classifier) if made.todo else (0.0, 0.0)
+    speed = _speed(made, choose(made))
     note(_summary(made, speed))
     with stoppable(), Progress(made, speed, console) as progress:
         if engine is Engine.RAY:
@@ -145,7 +172,7 @@ def run(
             found = run_on_ray(made, progress, share, timeout, address=address)
         else:
             found = run_plan(made, progress, share, timeout)
-    command = command_of(suite, method, limit, dataset, classifier, images, settings, seed)
+    command = command_of(suite, method, limit, dataset, classifier, images, settings, seed, precision)
     show_and_write(made, found, store / "boards", command, tell=note)
     _tell_each(made, found)
     holes = sum(result.status == "failed" for result in found)
@@ -172,6 +199,13 @@ def _tell_each(made: Plan, found: Sequence[Result]) -> None:
             )
 
 
+def _speed(made: Plan, choice: Choice | None) -> tuple[float, float]:
+    """Seconds of a pass, and of one with its backward pass, in the form that the run will have."""
+    from xbench.run.machine import measured_speed
+
+    return measured_speed(made.classifier, choice.seconds if choice else None) if made.todo else (0.0, 0.0)
+
+
 def _share(shard: str | None) -> tuple[int, int]:
     """The numbers of ``i/n``; XbenchError unless 1 <= i <= n."""
     if shard is None:
@@ -193,12 +227,11 @@ def _summary(made: Plan, speed: tuple[float, float]) -> str:
 
 def _facts(made: Plan, speed: tuple[float, float]) -> dict[str, Any]:
     """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
-    from xbench.classifier import Passes
     from xbench.run.progress import predicted_seconds
 
     todo = made.todo
     na = sum(bool(cell.not_applicable) for cell in made.cells)
-    passes = sum([*map(made.passes, todo), *made.map_passes(todo)], Passes())
+    passes = made.total_passes
     return {
         "suite": made.suite.name,
         "subset": made.subset.name,

@@ -151,6 +151,11 @@ class Plan:
         chosen = self.heldout.ids if any(cell.heldout for cell in self.cells) else ()
         return scored | {image: _group(i, cuts) for i, image in enumerate(chosen)}
 
+    @property
+    def total_passes(self) -> Passes:
+        """Classifier passes of all that is left to compute."""
+        return sum([*map(self.passes, self.todo), *self.map_passes(self.todo)], Passes())
+
     def passes(self, cell: Cell) -> Passes:
         """Classifier passes that a cell still needs, those for maps that are stored and shared left out.
 

@@ -8,12 +8,15 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import xbench
 from xbench import __version__
+from xbench.batches import out_of_memory
 from xbench.classifier import Classifier
 
 
@@ -55,24 +58,42 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def measured_speed(classifier: Classifier) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a backward pass on top, measured in a moment on its device."""
+def measured_speed(classifier: Classifier, forward: float | None = None) -> tuple[float, float]:
+    """Seconds per image of a forward pass without gradients, and of a forward and a backward pass, measured in a moment.
+
+    ``forward`` is the former, where it is known of the form that the classifier will have.
+    """
     passes = classifier.passes.copy()
     x = torch.rand((classifier.batch_size, *classifier.shape), device=classifier.device)
-    forward = _median_seconds(lambda: classifier.probabilities(x)) / len(x)
-    x.requires_grad_()
-    both = _median_seconds(lambda: torch.autograd.grad(classifier(x).sum(), x)) / len(x)
+    if forward is None:
+        forward = seconds(lambda: classifier.probabilities(x), classifier.device) / len(x)
+    while True:
+        x = x[: classifier.batch_size].detach().requires_grad_()
+        try:
+            both = seconds(functools.partial(_differentiate, classifier, x), classifier.device) / len(x)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not (out_of_memory(error) and classifier.halve(len(x))):
+                raise
     classifier.passes = passes
-    return forward, max(both - forward, 0.0)
+    return forward, both
 
 
-def _median_seconds(call: object) -> float:
-    assert callable(call)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
+def _differentiate(classifier: Classifier, x: Tensor) -> None:
+    torch.autograd.grad(classifier(x).sum(), x)
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """The least time of some calls after two that warm up, the device's work included.
+
+    On a CPU the time that the calling thread was computing, which other programs on the machine do not stretch.
+    """
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    taken = []
+    for _ in range(2 + repeats):
+        start = clock()
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[1:])[1]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(clock() - start)
+    return min(taken[2:])

@@ -21,6 +21,7 @@ from xbench.run.suite import Draws, MetricRun, Suite
 from xbench.store import Store, user_cache
 from xbench.subset import DATASETS, Dataset, Subset
 from xbench.training import usable_device
+from xbench.types import Precision
 
 
 def make_plan(
@@ -33,6 +34,7 @@ def make_plan(
     batch_size: int | None = None,
     classifier: Classifier | None = None,
     dataset: Dataset | None = None,
+    precision: Precision = "fp32",
 ) -> Plan:
     """Expands a suite into cells.
 
@@ -42,6 +44,7 @@ def make_plan(
     unknown, before anything is computed.
     """
     classifier = classifier or load_classifier(suite.classifier, device)
+    classifier.precision = precision
     classifier.batch_size = store.batch_size(
         classifier.weights_digest, device, default_batch_size(classifier.shape, device), batch_size
     )
@@ -106,7 +109,7 @@ def _cell(scored: _Scored, method: Method, plan: Plan) -> Cell:
         "classifier": classifier.identity,
         "images": scored.images,
         "target": metric.target_rule,
-        "precision": "float32",
+        "precision": classifier.arithmetic.removeprefix("torch."),
         "seed": suite.seed,
     }
     if metric.measured:

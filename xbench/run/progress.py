@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ELSEWHERE = "stored by another run"
+BESIDE = 0.03
+"""Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
 
 
 class Progress:
@@ -119,11 +121,10 @@ def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float
     todo = plan.todo
     for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
         passes = plan.passes(cell) + maps
-        # Half a second for what is not passes (reading, writing, arithmetic), so that no cell counts nothing.
-        seconds[cell.key] = 0.5 + weigh(passes.forward, passes.backward, speed)
+        seconds[cell.key] = BESIDE * len(cell.missing) + weigh(passes.forward, passes.backward, speed)
     return seconds
 
 
 def weigh(forward: float, backward: float, speed: tuple[float, float]) -> float:
-    """Seconds of some passes at a measured speed."""
-    return forward * speed[0] + backward * speed[1]
+    """Seconds of some passes at a measured speed: of a forward pass alone, and of one with its backward pass."""
+    return max(forward - backward, 0.0) * speed[0] + backward * speed[1]

@@ -21,6 +21,7 @@ from xbench.run.progress import ELSEWHERE, Progress
 from xbench.run.runner import WAIT, Shard, Worker, collect
 from xbench.run.suite import Suite
 from xbench.store import Store
+from xbench.types import Precision
 
 try:
     import ray
@@ -45,6 +46,7 @@ class Job:
     methods: tuple[str, ...]
     limit: int | None
     device: str
+    precision: Precision
     timeout: float | None
     marker: str
 
@@ -73,7 +75,9 @@ def run(
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
     methods = tuple(dict.fromkeys(cell.method.spec for cell in plan.cells))
-    job = Job(plan.suite.model_dump_json(), folder, methods, plan.limit, device, timeout, marker.name)
+    job = Job(
+        plan.suite.model_dump_json(), folder, methods, plan.limit, device, plan.classifier.precision, timeout, marker.name
+    )
     compute = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=RETRIES)(take)
     try:
         _drive(plan.share(shard), lambda task: compute.remote(job, task.name), functools.partial(_finish, plan, progress))
@@ -135,7 +139,7 @@ def _worker(job: Job) -> tuple[Worker, dict[str, Task], Outcomes]:
     if not (job.store / "claims" / job.marker).exists():
         raise XbenchError(f"{socket.gethostname()} does not see the store {job.store}: put it where all machines share it")
     suite = Suite.model_validate_json(job.suite)
-    plan = make_plan(suite, Store(job.store), methods=job.methods, limit=job.limit, device=job.device)
+    plan = make_plan(suite, Store(job.store), methods=job.methods, limit=job.limit, device=job.device, precision=job.precision)
     report: Outcomes = []
     return Worker(plan, _Report(report), job.timeout), {task.name: task for task in plan.tasks}, report
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from xbench.batches import out_of_memory
 from xbench.errors import NotApplicable, XbenchError
 from xbench.explainer import Explainer
 from xbench.guard import Guard, deadline
@@ -21,6 +22,7 @@ from xbench.metric import METRICS, Metric, Scored
 from xbench.result import Result
 from xbench.run.cells import Cell, Plan, Task, chunks
 from xbench.run.claims import claim
+from xbench.run.form import use_form, without_form
 from xbench.run.machine import machine
 from xbench.run.progress import ELSEWHERE, Progress
 from xbench.store import StoreError
@@ -69,6 +71,8 @@ class Worker:
         self.plan = plan
         self.progress = progress
         self.timeout = timeout
+        if plan.todo:
+            use_form(plan)
         self._guard = Guard(plan.classifier)
         self._failed: set[str] = set()
         self._began = time.time()
@@ -93,6 +97,7 @@ class Worker:
 
     def _outcome(self, cell: Cell, index: int) -> str:
         """Computes one part of a cell: done, n/a or failed."""
+        again = False
         try:
             with deadline(self.timeout):
                 content = run_part(self.plan, cell, index, self._batches)
@@ -106,15 +111,29 @@ class Worker:
             if isinstance(error, OSError) and error.errno in DISK:  # a network fitted in the cell, an image decoded
                 where = error.filename or "a file"
                 raise StoreError(f"{where} cannot be written: {error.strerror}; what was stored before is kept") from error
+            again = out_of_memory(error) and self._smaller(cell)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             content = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
-            self.plan.store.write_status(cell.folder, content)
+            if not again:
+                self.plan.store.write_status(cell.folder, content)
             with contextlib.suppress(XbenchError):
                 self._guard.check()  # what failed in the middle may have left something behind
         else:
             return "done"
+        if again:  # not within the handler, whose error still holds what filled the memory
+            return self._outcome(cell, index)
         self._failed.add(cell.key)
         return str((self.plan.store.read_status(cell.folder) or {}).get("status"))
+
+    def _smaller(self, cell: Cell) -> bool:
+        """Halves the batches, which did not fit into memory; False, and the chosen size again, if they are single images."""
+        classifier = self.plan.classifier
+        if not classifier.halve(classifier.batch_size):
+            classifier.batch_size = classifier.chosen_batch_size
+            return False
+        name = f"{cell.metric.spec} x {cell.method.spec}"
+        self.plan.store.report(f"{name}: out of memory, tried again with batches of {classifier.batch_size}")
+        return True
 
 
 def run_part(plan: Plan, cell: Cell, index: int, batches: Batches) -> dict[str, Any]:
@@ -127,15 +146,19 @@ def run_part(plan: Plan, cell: Cell, index: int, batches: Batches) -> dict[str, 
     start = time.perf_counter()
     maps = explainer.maps(batch) if cell.metric.uses_maps else None
     explained = time.perf_counter()
-    scored = metric(explainer, batch, maps)
+    with without_form(plan.classifier) if cell.metric.measured else contextlib.nullcontext():
+        scored = metric(explainer, batch, maps)
     check_scores(cell, scored, len(ids))
     used = plan.classifier.passes - passes
+    form = plan.classifier.form
     record = {
         "seconds": round(time.perf_counter() - start, 3),
         "seconds_maps": round(explained - start, 3),
         "passes": dataclasses.asdict(used),
         "metric": scored.record,
         "batch_size": plan.classifier.batch_size,
+        "precision": plan.classifier.precision,
+        "form": {"name": "plain"} if form is None else {"name": form.name, "batch_size": form.batch_size},
         "machine": machine(str(plan.classifier.device)),
         **calibration,
     }
@@ -195,7 +218,10 @@ def make_batch(plan: Plan, part: Literal["evaluation", "heldout"], ids: tuple[st
     subset = plan.subset if part == "evaluation" else plan.heldout
     x, label, boxes = subset.read(ids)
     masks = None if subset.masks is None else subset.masks(ids)
-    x, label = x.to(plan.classifier.device), label.to(plan.classifier.device)
+    device = plan.classifier.device
+    if device.type == "cuda":  # a pinned copy is transferred while the processor goes on
+        x, label = x.pin_memory(), label.pin_memory()
+    x, label = x.to(device, non_blocking=True), label.to(device, non_blocking=True)
     groups = [plan.groups[image] for image in ids]
     target = label if rule == "label" else whole_logits(plan.classifier, ids, x, groups, plan.store).argmax(1)
     return Batch(list(ids), x, label, target, boxes, groups, masks)

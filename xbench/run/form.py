@@ -1,0 +1,169 @@
+"""Which numeric form of the classifier a run computes in: measured, and chosen once per store, weights and device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xbench.batches import out_of_memory
+from xbench.classifier import Classifier, Passes, default_batch_size
+from xbench.errors import XbenchError
+from xbench.files import atomic, user_cache
+from xbench.form import NAMES, Form, Name, make_form
+from xbench.registry import digest
+from xbench.run.cells import Plan
+from xbench.run.claims import claim
+from xbench.run.machine import hardware, seconds
+
+WORTH = 60.0
+"""Seconds of planned passes below which nothing is measured and the network stays as it is (own decision)."""
+COMPILING = 120.0
+"""Seconds that compiling is thought to take where it was not measured yet (own decision)."""
+GAIN = 0.95
+"""A form must take at most this share of the time of the plainer one (own decision: what is less is noise)."""
+
+Measured = dict[str, dict[str, float]]
+"""By form: seconds an image by batch size, and "making", the seconds that it took to make; empty if it cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A form by name, its batch size, and the seconds of an image that were measured when it was chosen."""
+
+    name: Name
+    batch_size: int
+    seconds: float
+
+
+def use_form(plan: Plan) -> None:
+    """Gives the plan's classifier the form in which its store is computed; it stays plain where that cannot be made here."""
+    classifier = plan.classifier
+    choice = choose(plan)
+    if choice is None or classifier.form is not None:
+        return
+    try:
+        classifier.form = make_form(classifier, choice.name, choice.batch_size)
+    except XbenchError as error:
+        plan.store.report(str(error))
+
+
+@contextlib.contextmanager
+def without_form(classifier: Classifier) -> Iterator[None]:
+    """Plain within the block: what a map costs should not depend on how many others were planned beside it."""
+    form, classifier.form = classifier.form, None
+    try:
+        yield
+    finally:
+        classifier.form = form
+
+
+def choose(plan: Plan, *, only_look: bool = False) -> Choice | None:
+    """The form for a plan: the store's, or the fastest for as many passes as are planned, which the store then keeps.
+
+    None where the planned passes take less than `WORTH` seconds: such a run, and one that resumes it, measures nothing.
+    ``only_look`` neither keeps the choice nor compiles anything that was not compiled on this machine before.
+    """
+    classifier, store = plan.classifier, plan.store
+    name, device, precision = classifier.weights_digest, str(classifier.device), classifier.precision
+
+    def kept() -> Choice | None:
+        found = store.form(name, device).get(precision)
+        return Choice(**found) if found else None
+
+    if (found := kept()) is not None or not plan.todo:
+        return found
+    passes = streamed(plan.total_passes)
+    if passes * _seconds_now(classifier) < WORTH:
+        return None
+    if only_look:
+        return _fastest(classifier, passes, compiling=False)
+    while True:
+        with claim(store.root / "claims", "form") as mine:  # of several runs on one store one chooses
+            if mine:
+                if (found := kept()) is None:
+                    found = _fastest(classifier, passes, compiling=True)
+                    store.keep_form(name, device, {precision: dataclasses.asdict(found)})
+                return kept() or found  # as the file has it, so that all runs have the same
+        time.sleep(0.5)
+
+
+def streamed(passes: Passes) -> float:
+    """How many forward passes no backward pass belongs to."""
+    return max(passes.forward - passes.backward, 0.0)
+
+
+def _fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice:
+    """The form in which so many passes take least time, measured here or earlier on this machine."""
+    default = default_batch_size(classifier.shape, str(classifier.device))
+    asked = classifier.chosen_batch_size
+    sizes = [asked] if asked != default else [max(1, asked // 4), max(1, asked // 2), asked, 2 * asked]
+    about = [classifier.weights_digest, hardware(str(classifier.device)), classifier.precision, torch.__version__, sizes]
+    path = user_cache() / "forms" / f"{digest(about)[:16]}.json"
+    known = _read(path)
+    best: Choice | None = None
+    for name in NAMES:
+        left = passes * best.seconds if best else 0.0
+        if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING):
+            continue
+        if name not in known:
+            # Compiling takes long: the batch size that is best without is taken.
+            known[name] = _measure(classifier, name, [best.batch_size] if best and name == "compiled" else sizes)
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps(known))
+        times = {int(size): value for size, value in known[name].items() if size != "making"}
+        if not times:
+            continue
+        size = min(times, key=times.__getitem__)
+        cost = known[name]["making"] if name == "compiled" else 0.0
+        if best is None or (times[size] < GAIN * best.seconds and cost + passes * times[size] < left):
+            best = Choice(name, size, times[size])
+    if best is None:
+        raise XbenchError(f"{classifier.name}: not even one image at a time fits into the memory of {classifier.device}")
+    return best
+
+
+def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, float]:
+    """Seconds of an image at every batch size that fits into memory, and of making the form; nothing if it cannot be used."""
+    start = time.perf_counter()
+    try:
+        form = make_form(classifier, name, sizes[0])
+    except XbenchError:
+        return {}
+    times = {"making": time.perf_counter() - start}
+    for size in sizes:
+        try:
+            times[str(size)] = _seconds_of(form, classifier, size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+    return times
+
+
+def _seconds_of(form: Form, classifier: Classifier, size: int) -> float:
+    x = torch.full((size, *classifier.shape), 0.5).to(classifier.mean)
+    with torch.no_grad():
+        return seconds(lambda: form(x), classifier.device) / size
+
+
+def _seconds_now(classifier: Classifier) -> float:
+    """Seconds of an image as the classifier is, roughly: one batch."""
+    passes = classifier.passes.copy()
+    x = torch.full((classifier.batch_size, *classifier.shape), 0.5).to(classifier.mean)
+    taken = seconds(lambda: classifier.probabilities(x), classifier.device, repeats=1) / len(x)
+    classifier.passes = passes
+    return taken
+
+
+def _read(path: Path) -> Measured:
+    try:
+        content: Any = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
