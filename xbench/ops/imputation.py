@@ -21,7 +21,7 @@ CACHED = 2**19
 """How many values are imputed at once on a CPU, some 3 colour images of 224 px: more at once leave its caches (measured)."""
 DAMPING = 0.9
 """Of the multigrid cycle's relaxation; below 1."""
-DENSE = 8
+DENSE = 5
 """Side of the grid on which the solver's coarsest system is inverted as a matrix."""
 
 LAPLACIAN = torch.tensor([[-1, -2, -1], [-2, 12, -2], [-1, -2, -1]])
@@ -107,7 +107,7 @@ def _laplacian(hole: Tensor) -> tuple[Equations, Tensor]:
     diagonal = (rows[:, None] * columns - 4)[..., None]
 
     def equations(c: int) -> Operator:
-        missing = hole.repeat_interleave(c, 2)
+        missing = _repeated(hole, c)
         kernel = LAPLACIAN.to(hole)
 
         def laplacian(u: Tensor) -> Tensor:
@@ -120,6 +120,11 @@ def _laplacian(hole: Tensor) -> tuple[Equations, Tensor]:
         return laplacian
 
     return equations, torch.where(hole > 0, DAMPING / diagonal, 0)
+
+
+def _repeated(u: Tensor, c: int) -> Tensor:
+    """Every plane of (..., n) ``c`` times, (..., n * c)."""
+    return u[..., None].expand(*u.shape, c).flatten(-2)
 
 
 def _neighbours(size: int) -> Tensor:
@@ -184,10 +189,10 @@ def _multigrid(equations: Equations, relax: Tensor, c: int) -> Operator:
     def galerkin(u: Tensor) -> Tensor:
         return _restricted(wide(_interpolated(u, h, w).mul_(wide_support)))
 
-    wide, wide_support = equations(9), support.repeat_interleave(9, 2)
+    wide, wide_support = equations(9), _repeated(support, 9)
     below = _multigrid(*_measured(galerkin, (h // 2 + 1, w // 2 + 1), relax), c)
     operator = equations(c)
-    support, relax = support.repeat_interleave(c, 2), relax.repeat_interleave(c, 2)
+    support, relax = _repeated(support, c), _repeated(relax, c)
 
     def cycle(residual: Tensor) -> Tensor:
         u = relax * residual
@@ -225,7 +230,7 @@ def _measured(operator: Operator, size: tuple[int, int], like: Tensor) -> tuple[
     stencil = response.movedim(3, 0).gather(0, around[..., None].expand(9, h, w, n))
 
     def equations(c: int) -> Operator:
-        terms = stencil.repeat_interleave(c, 3)
+        terms = _repeated(stencil, c)
 
         def apply(u: Tensor) -> Tensor:
             padded = F.pad(u, (0, 0, 1, 1, 1, 1))
@@ -251,7 +256,7 @@ def _inverse(equations: Equations, support: Tensor, c: int) -> Operator:
     h, w, n = support.shape
     size = h * w
     basis = torch.eye(size, dtype=support.dtype, device=support.device).repeat(1, n).view(h, w, n * size)
-    basis = basis * support.repeat_interleave(size, 2)
+    basis = basis * _repeated(support, size)
     matrix = equations(size)(basis).view(size, n, size).movedim(1, 0)
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     matrix = matrix + torch.diag_embed(1e-4 * diagonal + (support.flatten(0, 1).T == 0).to(diagonal))
