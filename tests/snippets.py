@@ -76,7 +76,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def small(words: list[str]) -> Iterator[list[str]]:
-    """The commands that stand for one of xbench's: fewer images and methods, shorter trainings, no GPU, no Ray."""
+    """What stands for a command of xbench: two images, at most three methods, short trainings, no GPU, no Ray."""
     name, *options = words[1:]
     options = [
         re.sub(r'^torchvision\(arch="(\w+)"\)$', r'torchvision(arch="\1", weights=None, label_space="imagenet-1k")', option)
@@ -88,6 +88,9 @@ def small(words: list[str]) -> Iterator[list[str]]:
         options[at : at + 2] = []
     methods = [] if {"-m", "--method", "--methods"} & set(options) else ["-m", "gradient", "-m", "random"]
     if name == "run":
+        for _ in range(options.count("-m") - 3):
+            at = len(options) - 1 - options[::-1].index("-m")
+            del options[at : at + 2]
         options += ["--limit", "2", *methods]
         if any("photos" in option or "imagefolder" in option for option in options):  # 224 px take seconds per metric
             options += ["--set", 'metrics=[{spec="deletion"}]']

@@ -42,6 +42,10 @@ def test_what_is_not_run_says_why() -> None:
             [["run", "--suite", "smoke", "-m", "vp", "--device", "cpu", "--limit", "2"]],
         ),
         ("xbench fit 'vp(width=64, upsample=4)'", [["fit", "vp(upsample=4, epochs=1, batch=256, width=4)"]]),
+        (
+            "xbench run -s smoke -m a -m b -m c -m d",
+            [["run", "-s", "smoke", "-m", "a", "-m", "b", "-m", "c", "--limit", "2"]],
+        ),
         ("xbench list methods  # all", [["list", "methods"]]),
     ],
 )
