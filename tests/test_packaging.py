@@ -250,6 +250,31 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert {name.partition("/")[2] for name in metadata} == documents
 
 
+def test_the_wheel_is_as_large_as_the_documents_say(wheel):
+    stated = re.search(r"wheel has (\d+) MB", (ROOT / "docs" / "data.md").read_text())
+    assert stated is not None
+    assert int(stated[1]) == round(wheel.stat().st_size / 1e6)
+
+
+def test_the_readmes_two_commands_work_from_nothing(installed, tmp_path):
+    """The first installs, as the fixture did from the wheel; the second runs, here on fewer images and methods."""
+    readme = (ROOT / "README.md").read_text()
+    (first, second) = re.search(r"```bash\n(.*?)```", readme, re.DOTALL)[1].splitlines()
+    assert first == "pip install ."
+    program = installed("wheel").python.with_name("xbench")
+    few = ("--limit", "2", "-m", "gradient", "-m", "random")
+    shown = checked(program, *second.split()[1:], *few, cwd=tmp_path, XBENCH_CACHE=str(tmp_path / "cache"))
+    assert "0 failed" in shown
+    assert (tmp_path / "xbench-store" / "boards" / "robustness.md").exists()
+
+
+def test_the_wheel_passes_the_smoke_suite(installed, tmp_path):
+    program = installed("wheel").python.with_name("xbench")
+    shown = checked(program, "run", "--suite", "smoke", cwd=tmp_path, XBENCH_CACHE=str(tmp_path / "cache"))
+    assert "0 failed" in shown
+    assert "failed" not in (tmp_path / "xbench-store" / "boards" / "smoke.md").read_text().partition("## How to read")[0]
+
+
 def test_command_line_is_installed(installed):
     installation = installed("wheel")
     shown = checked(installation.python.with_name("xbench"), "--version", cwd=installation.home)
