@@ -53,6 +53,7 @@ class Area(Metric):
         Column("kl", "Top/low-k area, KL", True, "nats"),
         Column("kl_over_K", "Top/low-k area, KL / classes", None, "nats"),
     )
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the pixels removed", 0, 1)
 
     def __post_init__(self) -> None:
         valid_fill(self.fill)

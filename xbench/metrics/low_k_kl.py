@@ -43,6 +43,7 @@ class LowKKL(Metric):
     fill: Fill = "zero"
 
     columns: ClassVar[tuple[Column, ...]] = (Column("kl", "Low-k KL", False, "nats"),)
+    curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the least important pixels removed", 0, 0.9)
 
     def __post_init__(self) -> None:
         valid_fill(self.fill)
