@@ -21,7 +21,7 @@ SETTING = (*RUN, "--set")
 
 TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # words of the command line
-    (("rnu",), ("unknown command 'rnu'", "did you mean 'run'?", "valid: board, check, compare, ")),
+    (("rnu",), ("unknown command 'rnu'", "did you mean 'run'?", "valid: board, cache, check, compare, ")),
     ((*RUN, "--lmit", "3"), ("unknown option of xbench run '--lmit'", "did you mean '--limit'?", "valid: --address, ")),
     ((*RUN, "more"), ("unexpected extra argument", "more", "see: xbench run --help")),
     (("run",), ("Missing option '--suite'", "A suite's name (see: xbench list suites)", "see: xbench run --help")),
@@ -59,7 +59,10 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*SETTING, "seed=x"), ("--set seed=x", "valid integer")),
     ((*SETTING, "seed.x=1"), ("--set seed.x=1", "there is no key 'x'")),
     ((*SETTING, "metrics.stabilty.images=3"), ("'stabilty'", "did you mean 'stability'?", "valid: 0, 1, ")),
-    ((*SETTING, "metrics.stability.imags=3"), ("imags", "did you mean 'images'?", "valid: draws, images, spec")),
+    (
+        (*SETTING, "metrics.stability.imags=3"),
+        ("imags", "did you mean 'images'?", "valid: calls, dimensions, draws, eps, images, "),
+    ),
     ((*SETTING, "metrics.stability.images=0"), ("--set metrics.stability.images=0", "greater than 0")),
     ((*SETTING, "metrics.9.images=3"), ("unknown key '9'", "valid: 0, 1, 2, 3, ")),
     ((*SETTING, "metrics.area.spec=nope"), ("unknown metric 'nope'", "valid: area, ")),
@@ -105,7 +108,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("verify", "-s", "smoke", "--cells", "0"), ("'--cells'", "'0'", "1")),
     (("publish", "-s", "smoke", "--store", "nothing"), ("is not complete in nothing", "(missing)", "--allow-incomplete")),
     (("export", "-s", "smoke", "--store", "nothing", "-o", "x.txt"), ("x.txt", "must end in .csv or .parquet")),
-    (("merge", "absent", "--store", "m"), ("absent is no store", "results, maps, checkpoints")),
+    (("merge", "absent", "--store", "m"), ("absent is no store", "results, maps, answers, checkpoints")),
     # fitting, checking, choosing
     (("fit", "gradient"), ("'gradient' has no network to fit", "trained methods: ")),
     (("fit", "vp", "--dataset", "minst"), ("unknown dataset 'minst'", "did you mean 'mnist'?")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -199,8 +200,9 @@ class Plan:
         for where in (whole_answers(self.classifier), image_answers(self.classifier, self.suite.seed)):
             left -= {Point(name, of_map=False) for name in self.store.answered(*where, ids)}
         if any(point.of_map for point in left):
-            where = map_answers(Explainer(method, self.classifier, self.suite.seed, self.checkpoints))
-            left -= {Point(name, of_map=True) for name in self.store.answered(*where, ids)}
+            with contextlib.suppress(XbenchError):  # a damaged network has answered nothing; its cells will say what is wrong
+                where = map_answers(Explainer(method, self.classifier, self.suite.seed, self.checkpoints))
+                left -= {Point(name, of_map=True) for name in self.store.answered(*where, ids)}
         return left
 
     def _fit_passes(self, cell: Cell) -> Passes:

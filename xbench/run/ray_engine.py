@@ -64,7 +64,7 @@ def run(
     environment = {name: os.environ[name] for name in names if os.environ.get(name)}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     ray.init(
-        address,
+        address or "local",  # not one that runs on this machine for something else, or did
         include_dashboard=None if address else False,
         logging_level=logging.WARNING,
         runtime_env={"env_vars": environment},
