@@ -58,6 +58,8 @@ def reliability_page() -> str:
     parts = [RELIABILITY_INTRO]
     for path in sorted(BOARDS.glob("*-metrics.csv")):
         name = path.name.removesuffix("-metrics.csv")
+        if name == "overall":  # the columns of the others
+            continue
         rows = pd.read_csv(path)
         parts += [
             f"## {name.capitalize()}\n",
