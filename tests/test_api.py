@@ -57,7 +57,7 @@ def test_it_computes_what_the_command_computes(tmp_path: Path, capsys: pytest.Ca
     page = run._repr_html_()
     assert page.count("<tr>") == 3
     assert "<script" not in page
-    for picture, panels in ((run.plot_ranks(), 1), (run.plot_curves(), 2), (run.plot_maps(2), 7)):
+    for picture, panels in ((run.plot_ranks(), 1), (run.plot_curves(), 8), (run.plot_maps(2), 7)):
         assert len(picture.axes) == panels
         with Image.open(io.BytesIO(picture._repr_png_())) as image:
             assert image.format == "PNG"
