@@ -45,7 +45,7 @@ def copied(store: Path, to: Path) -> Path:
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole, tmp_path):
     suite, store = whole
     (tmp_path / "store").mkdir()
-    assert kill_and_resume(suite, tmp_path / "store", kills=5, longest=2.0) > 0
+    assert kill_and_resume(suite, tmp_path / "store", kills=5, longest=0.5) > 0
     assert content(tmp_path / "store") == content(store)
 
 
