@@ -156,8 +156,7 @@ def main() -> None:
         results = sum(len(cell.ids) for cell in made) * given.bytes
         print(
             f"\nDisk: {stored(made, classifier) / 1e9:,.1f} GB of maps (float32; they may be deleted, and are then computed "
-            f"again), {results / 1e9:.1f} GB of results\nat {given.bytes:.0f} bytes per image and cell (those of "
-            "`leaderboards/faithfulness.toml` take 391).\n"
+            f"again), {results / 1e9:.1f} GB of results\nat {given.bytes:.0f} bytes per image and cell, an assumption.\n"
         )
 
 

@@ -1,13 +1,37 @@
-"""What deletion and insertion share: the steps."""
+"""What metrics share that remove pixels in the order of a map, and what deletion and insertion share: the steps."""
 
 from __future__ import annotations
 
 import torch
 
-from xbench.metric import Scored
-from xbench.trajectory import Answers
+from xbench.classifier import Classifier, Passes
+from xbench.method import Method
+from xbench.metric import Metric, Point, Scored
+from xbench.trajectory import Answers, Removal, points
 
 STEPS = 28
+
+
+class Removing(Metric):
+    """A metric of the classifier's answers along one list of removals; what it takes is what these are."""
+
+    @property
+    def family(self) -> str:
+        """The name of the fill among the answers that are stored."""
+        raise NotImplementedError
+
+    def removals(self, pixels: int) -> list[Removal]:
+        """What is removed at every point, of so many pixels."""
+        raise NotImplementedError
+
+    def points(self, method: Method, classifier: Classifier) -> list[Point]:
+        """The points of the removals."""
+        pixels = classifier.shape[1] * classifier.shape[2]
+        return points(self.family, self.removals(pixels), pixels)
+
+    def cost(self, method: Method, classifier: Classifier) -> Passes:
+        """One forward pass per point."""
+        return Passes(forward=len(self.points(method, classifier)))
 
 
 def removed_counts(pixels: int) -> list[int]:

@@ -7,20 +7,21 @@ from typing import ClassVar
 
 import torch
 
-from xbench.classifier import Classifier, Passes
+from xbench.classifier import Classifier
 from xbench.explainer import Explainer
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Point, Scored
+from xbench.metric import METRICS, Column, Scored
+from xbench.metrics._removal import Removing
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.trajectory import Removal, follow, points, tenths
+from xbench.trajectory import Removal, follow, tenths
 from xbench.types import Maps
 
 
 @METRICS.register("area")
 @dataclass(frozen=True)
-class Area(Metric):
+class Area(Removing):
     """Area between the curves of removing the top k % and the low k % of the pixels, k = 0, 10, .., 100; higher = better.
 
     With x_k the image whose k % most (top) or least (low) important pixels are replaced by ``fill``, the change at k is
@@ -63,7 +64,7 @@ class Area(Metric):
         assert maps is not None
         pixels = maps[0].numel()
         fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
-        answers = follow(explainer, batch, maps, self.fill, fill, removals(pixels))
+        answers = follow(explainer, batch, maps, self.family, fill, self.removals(pixels))
         values = vars(answers)
         top = {name: value[:, :11] for name, value in values.items()}
         low = {name: torch.cat([value[:, :1], value[:, 11:], value[:, 10:11]], 1) for name, value in values.items()}
@@ -74,22 +75,17 @@ class Area(Metric):
         curves = {f"{name} top": curve for name, curve in top.items()} | {f"{name} low": curve for name, curve in low.items()}
         return Scored(scores, curves)
 
-    def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """20 forward passes: the whole image, the completely filled one, 9 with the top and 9 with the low pixels removed."""
-        return Passes(forward=len(self.points(method, classifier)))
+    @property
+    def family(self) -> str:
+        """See ``Removing``."""
+        return self.fill
 
-    def points(self, method: Method, classifier: Classifier) -> list[Point]:
-        """The points of both curves."""
-        pixels = classifier.shape[1] * classifier.shape[2]
-        return points(self.fill, removals(pixels), pixels)
+    def removals(self, pixels: int) -> list[Removal]:
+        """20 removals: first the whole top curve, then the inside of the low curve, which shares both its ends."""
+        counts = tenths(pixels)
+        top = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
+        return top + [Removal("low", count, draw=11 + k) for k, count in enumerate(counts[1:-1])]
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
         return no_inpainter(self.fill, classifier)
-
-
-def removals(pixels: int) -> list[Removal]:
-    """20 removals: first the whole top curve, then the inside of the low curve, which shares both its ends."""
-    counts = tenths(pixels)
-    top = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
-    return top + [Removal("low", count, draw=11 + k) for k, count in enumerate(counts[1:-1])]

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import make_filler
-from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Point, Scored
-from xbench.metrics._removal import area_under_curve, removed_counts
+from xbench.metric import METRICS, Column, Scored
+from xbench.metrics._removal import Removing, area_under_curve, removed_counts
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.trajectory import Removal, follow, points
+from xbench.trajectory import Removal, follow
 from xbench.types import Maps
 
 
 @METRICS.register("deletion")
 @dataclass(frozen=True)
-class Deletion(Metric):
+class Deletion(Removing):
     """Area under the softmax probability of the class against the share of pixels removed, most important first.
 
     Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421. Every step removes the next ceil(h*w / 28) pixels, until none
@@ -40,18 +38,13 @@ class Deletion(Metric):
         assert maps is not None
         pixels = maps[0].numel()
         fill = make_filler("gray", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
-        return area_under_curve(follow(explainer, batch, maps, "gray", fill, removals(pixels)), pixels)
+        return area_under_curve(follow(explainer, batch, maps, self.family, fill, self.removals(pixels)), pixels)
 
-    def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """One forward pass per point of the curve."""
-        return Passes(forward=len(self.points(method, classifier)))
+    @property
+    def family(self) -> str:
+        """See ``Removing``."""
+        return "gray"
 
-    def points(self, method: Method, classifier: Classifier) -> list[Point]:
-        """The points of the curve."""
-        pixels = classifier.shape[1] * classifier.shape[2]
-        return points("gray", removals(pixels), pixels)
-
-
-def removals(pixels: int) -> list[Removal]:
-    """What is removed at every point of the curve."""
-    return [Removal("top", count) for count in removed_counts(pixels)]
+    def removals(self, pixels: int) -> list[Removal]:
+        """What is removed at every point of the curve."""
+        return [Removal("top", count) for count in removed_counts(pixels)]

@@ -7,20 +7,19 @@ from typing import ClassVar
 
 import torch
 
-from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.fill import make_filler
-from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Point, Scored
+from xbench.metric import METRICS, Column, Scored
+from xbench.metrics._removal import Removing
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.trajectory import Removal, follow, points, tenths
+from xbench.trajectory import Removal, follow, tenths
 from xbench.types import Maps
 
 
 @METRICS.register("game")
 @dataclass(frozen=True)
-class Game(Metric):
+class Game(Removing):
     """Mean class probability when the top k % of the pixels are kept, and when they are removed, k = 0, 10, .., 100.
 
     - ``insertion``: the mean over the 11 k of p_c with only the top k % kept, in [0, 1]; higher = better.
@@ -49,27 +48,22 @@ class Game(Metric):
         """The scores (b,) and the two curves (b, 11)."""
         assert maps is not None
         fill = make_filler("linear", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
-        p = follow(explainer, batch, maps, "linear", fill, removals(maps[0].numel())).probability
+        p = follow(explainer, batch, maps, self.family, fill, self.removals(maps[0].numel())).probability
         deletion, insertion = p[:, :11], torch.cat([p[:, 10:], p[:, :1]], 1)
         scores = {"insertion": insertion.mean(1), "deletion": deletion.mean(1)}
         scores["overall"] = scores["insertion"] - scores["deletion"]
         return Scored(scores, {"insertion": insertion, "deletion": deletion})
 
-    def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """20 forward passes: the whole image, the completely missing one, 9 with the top pixels removed, 9 with them kept."""
-        return Passes(forward=len(self.points(method, classifier)))
+    @property
+    def family(self) -> str:
+        """See ``Removing``."""
+        return "linear"
 
-    def points(self, method: Method, classifier: Classifier) -> list[Point]:
-        """The points of both curves."""
-        pixels = classifier.shape[1] * classifier.shape[2]
-        return points("linear", removals(pixels), pixels)
+    def removals(self, pixels: int) -> list[Removal]:
+        """20 removals: first all deletions, then the insertions of 10 to 90 %; both games start or end with all and nothing.
 
-
-def removals(pixels: int) -> list[Removal]:
-    """20 removals: first all deletions, then the insertions of 10 to 90 %, since both games start or end with all and nothing.
-
-    The noise is numbered by the tenths that are missing.
-    """
-    counts = tenths(pixels)
-    deletions = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
-    return deletions + [Removal("low", pixels - counts[k], draw=10 - k) for k in range(1, 10)]
+        The noise is numbered by the tenths that are missing.
+        """
+        counts = tenths(pixels)
+        deletions = [Removal("top", count, draw=k) for k, count in enumerate(counts)]
+        return deletions + [Removal("low", pixels - counts[k], draw=10 - k) for k in range(1, 10)]

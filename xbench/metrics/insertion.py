@@ -8,14 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
-from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Point, Scored
-from xbench.metrics._removal import area_under_curve, removed_counts
+from xbench.metric import METRICS, Column, Scored
+from xbench.metrics._removal import Removing, area_under_curve, removed_counts
 from xbench.ops.blur import gaussian_blur
 from xbench.subset import Batch
-from xbench.trajectory import Removal, follow, points
+from xbench.trajectory import Removal, follow
 from xbench.types import Images, Maps, Masks
 
 SIGMA = 5 / 224
@@ -26,7 +24,7 @@ FAMILY = "insertion"
 
 @METRICS.register("insertion")
 @dataclass(frozen=True)
-class Insertion(Metric):
+class Insertion(Removing):
     """Area under the softmax probability of the class against the share of pixels shown, most important first.
 
     Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421. The curve starts at a blurred image; every step shows the next
@@ -55,21 +53,16 @@ class Insertion(Metric):
         def fill(image: Tensor, _step: Tensor, _keep: Masks) -> Images:
             return blurred[image]
 
-        return area_under_curve(follow(explainer, batch, maps, FAMILY, fill, removals(pixels)), pixels)
+        return area_under_curve(follow(explainer, batch, maps, self.family, fill, self.removals(pixels)), pixels)
 
-    def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """One forward pass per point of the curve."""
-        return Passes(forward=len(self.points(method, classifier)))
+    @property
+    def family(self) -> str:
+        """See ``Removing``."""
+        return FAMILY
 
-    def points(self, method: Method, classifier: Classifier) -> list[Point]:
-        """The points of the curve."""
-        pixels = classifier.shape[1] * classifier.shape[2]
-        return points(FAMILY, removals(pixels), pixels)
-
-
-def removals(pixels: int) -> list[Removal]:
-    """What is not yet shown at every point of the curve."""
-    return [Removal("low", pixels - count) for count in removed_counts(pixels)]
+    def removals(self, pixels: int) -> list[Removal]:
+        """What is not yet shown at every point of the curve."""
+        return [Removal("low", pixels - count) for count in removed_counts(pixels)]
 
 
 def substrate(x: Images) -> Images:

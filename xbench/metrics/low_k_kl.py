@@ -7,20 +7,21 @@ from typing import ClassVar
 
 import torch
 
-from xbench.classifier import Classifier, Passes
+from xbench.classifier import Classifier
 from xbench.explainer import Explainer
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import Method
-from xbench.metric import METRICS, Column, Metric, Point, Scored
+from xbench.metric import METRICS, Column, Scored
+from xbench.metrics._removal import Removing
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.trajectory import Removal, follow, points, tenths
+from xbench.trajectory import Removal, follow, tenths
 from xbench.types import Maps
 
 
 @METRICS.register("low-k-kl")
 @dataclass(frozen=True)
-class LowKKL(Metric):
+class LowKKL(Removing):
     """Area under KL(p(x) || p(x_k)) against the share k of pixels removed, least important first; lower = better.
 
     x_k is the image whose k = 0, 10, .., 90 % least important pixels are replaced by ``fill``. The area is in nats, the share
@@ -53,24 +54,19 @@ class LowKKL(Metric):
         assert maps is not None
         pixels = maps[0].numel()
         fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
-        curve = follow(explainer, batch, maps, self.fill, fill, removals(pixels)).kl
-        share = curve.new_tensor([removal.removed for removal in removals(pixels)]) / pixels
+        curve = follow(explainer, batch, maps, self.family, fill, self.removals(pixels)).kl
+        share = curve.new_tensor([removal.removed for removal in self.removals(pixels)]) / pixels
         return Scored({"kl": torch.trapezoid(curve, share, dim=1)}, {"kl": curve})
 
-    def cost(self, method: Method, classifier: Classifier) -> Passes:
-        """One forward pass per point of the curve, the first of the whole image."""
-        return Passes(forward=len(self.points(method, classifier)))
+    @property
+    def family(self) -> str:
+        """See ``Removing``."""
+        return self.fill
 
-    def points(self, method: Method, classifier: Classifier) -> list[Point]:
-        """The points of the curve."""
-        pixels = classifier.shape[1] * classifier.shape[2]
-        return points(self.fill, removals(pixels), pixels)
+    def removals(self, pixels: int) -> list[Removal]:
+        """What is removed at every point of the curve."""
+        return [Removal("low", count, draw=k) for k, count in enumerate(tenths(pixels)[:10])]
 
     def not_applicable(self, method: Method, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
         return no_inpainter(self.fill, classifier)
-
-
-def removals(pixels: int) -> list[Removal]:
-    """What is removed at every point of the curve."""
-    return [Removal("low", count, draw=k) for k, count in enumerate(tenths(pixels)[:10])]
