@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,9 @@ def run(
         _drive(plan.share(shard), lambda task: compute.remote(job, task.name), functools.partial(_finish, plan, progress))
     finally:
         marker.unlink(missing_ok=True)
-        ray.shutdown()
+        # After Ctrl-C this process ends at once and Ray's watchdog ends the cluster; to shut it down takes seconds.
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            ray.shutdown()
     return collect(plan)
 
 
