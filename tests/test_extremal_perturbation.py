@@ -23,6 +23,10 @@ def slow_mask(grid, size, step, sigma):
     margin = round(sigma)
     radius, padding = 1 + math.ceil(sigma / step), 1 + math.ceil((margin + sigma) / step)
     height, width = (step * (math.ceil(n / step) + 2 * padding - 2 * radius) - step + 1 for n in size)
+    while height < margin + size[0]:
+        height += step
+    while width < margin + size[1]:
+        width += step
     canvas = grid.new_zeros(height, width)
     rows, columns = grid.shape
     for row, column in itertools.product(range(height), range(width)):
@@ -38,7 +42,7 @@ def slow_mask(grid, size, step, sigma):
     return canvas[margin : margin + size[0], margin : margin + size[1]], canvas
 
 
-@pytest.mark.parametrize(("step", "sigma"), [(2, 3.0), (3, 2.6), (1, 1.0)])
+@pytest.mark.parametrize(("step", "sigma"), [(2, 3.0), (3, 2.6), (1, 1.0), (4, 1.4), (7, 2.6), (9, 2.0)])
 def test_the_mask_and_its_gradient_are_those_of_every_pixel_by_itself(step, sigma):
     size = (7, 8)
     generate = SmoothMask(size, step, sigma)
@@ -64,6 +68,14 @@ def test_at_224_px_the_canvas_is_torchrays():
     assert canvas.shape == (1, 260**2)
     assert masks.min() > 0.7
     assert masks.max() <= 1
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5, 7, 14, 28])
+def test_a_digit_has_masks_of_every_step(step):
+    generate = SmoothMask((28, 28), step, 2.625)
+    masks, canvas = generate(torch.ones(1, generate.rows, generate.columns))
+    assert masks.shape == (1, 28, 28)
+    assert canvas.shape[1] >= (28 + generate.margin) ** 2
 
 
 def slow_ep(classifier, image, target, area, iterations, step, sigma, weight, jitter):

@@ -36,6 +36,8 @@ class SmoothMask:
         self.radius = 1 + math.ceil(sigma / step)
         self.padding = 1 + math.ceil((self.margin + sigma) / step)
         self.rows, self.columns = (math.ceil(length / step) for length in size)
+        # Where bumps are narrower than a cell, TorchRay's padding ends before the image does (own decision: some more there).
+        self.right, self.bottom = (self.padding + self._lacking(length) for length in reversed(size))
         offset = torch.arange(step, dtype=torch.float64)
         tap = torch.arange(2 * self.radius + 1, dtype=torch.float64)
         # Distance, along one axis, of the pixels of a block from the cells around it: the same for all blocks.
@@ -45,12 +47,17 @@ class SmoothMask:
 
     def __call__(self, grid: Grid) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n area"]]:
         """The masks, and the values of the whole canvas, for grids (n, rows, columns); both differentiable."""
-        padded = torch.nn.functional.pad(grid, (self.padding,) * 4)
+        padded = torch.nn.functional.pad(grid, (self.padding, self.right, self.padding, self.bottom))
         blocks: Tensor = _SoftMaximum.apply(padded, self.weight.to(grid))  # type: ignore[no-untyped-call]
         canvas = blocks.permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2)
         canvas = canvas[:, : canvas.shape[1] - self.step + 1, : canvas.shape[2] - self.step + 1]
         top, (h, w) = self.margin, self.size
         return canvas[:, top : top + h, top : top + w], canvas.flatten(1)
+
+    def _lacking(self, length: int) -> int:
+        """How many blocks of the canvas are lacking for an image of ``length`` pixels, if it is padded alike on both sides."""
+        blocks = math.ceil(length / self.step) + 2 * (self.padding - self.radius)
+        return max(0, math.ceil((self.margin + length + self.step - 1) / self.step) - blocks)
 
 
 class _SoftMaximum(torch.autograd.Function):
