@@ -46,7 +46,8 @@ class SmoothMask:
     def __call__(self, grid: Grid) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n area"]]:
         """The masks, and the values of the whole canvas, for grids (n, rows, columns); both differentiable."""
         padded = torch.nn.functional.pad(grid, (self.padding,) * 4)
-        canvas: Tensor = _SoftMaximum.apply(padded, self.weight.to(grid))  # type: ignore[no-untyped-call]
+        blocks: Tensor = _SoftMaximum.apply(padded, self.weight.to(grid))  # type: ignore[no-untyped-call]
+        canvas = blocks.permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2)
         canvas = canvas[:, : canvas.shape[1] - self.step + 1, : canvas.shape[2] - self.step + 1]
         top, (h, w) = self.margin, self.size
         return canvas[:, top : top + h, top : top + w], canvas.flatten(1)
@@ -55,36 +56,37 @@ class SmoothMask:
 class _SoftMaximum(torch.autograd.Function):
     """sum_k v_k e^(20 v_k) / sum_k e^(20 v_k), one k after the other: all v_k at once would take 81 canvases.
 
-    v_k is in [0, 1], so that no exponential overflows.
+    From the padded grid to (n, step, step, i, j): the blocks of pixels come last, because loops over the few pixels of a block
+    are slow. v_k is in [0, 1], so that no exponential overflows.
     """
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor) -> Tensor:
         total, denominator = padded.new_zeros(()), padded.new_zeros(())
         for _, _, v in _taps(padded, weight):
-            power = (COLDNESS * v).exp()
-            total, denominator = total + v * power, denominator + power
+            power = (COLDNESS * v).exp_()
+            total, denominator = total + v.mul_(power), denominator + power
         mask = total / denominator
         ctx.save_for_backward(padded, weight, mask, denominator)
-        return mask.flatten(3, 4).flatten(1, 2)
+        return mask
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         padded, weight, mask, denominator = ctx.saved_tensors
-        share = gradients[0].reshape(mask.shape) / denominator
+        share = gradients[0].contiguous() / denominator
         result = torch.zeros_like(padded)
         for part, w, v in _taps(padded, weight):
-            slope = share * (COLDNESS * v).exp() * (1 + COLDNESS * (v - mask))
-            result[part] += (slope * w).sum((2, 4))
+            slope = (COLDNESS * v).exp_().mul_(share).mul_(v.sub_(mask).mul_(COLDNESS).add_(1))
+            result[part] += slope.mul_(w).sum(2).sum(1)
         return result, None
 
 
 def _taps(padded: Tensor, weight: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """For each cell of the square around a pixel: where it is in the padded grid, its weight g and v (n, i, step, j, step)."""
-    taps, _, step, _ = weight.shape
+    """For each cell of the square around a pixel: where it is in the padded grid, its weight g and v (n, step, step, i, j)."""
+    taps = len(weight)
     i, j = (n - taps + 1 for n in padded.shape[1:])
     for row in range(taps):
         for column in range(taps):
             part = (slice(None), slice(row, row + i), slice(column, column + j))
-            w = weight[row, column].view(step, 1, step)
-            yield part, w, padded[part][:, :, None, :, None] * w
+            w = weight[row, column, :, :, None, None]
+            yield part, w, padded[part].contiguous()[:, None, None] * w
