@@ -99,9 +99,7 @@ def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice
 
     Without ``compiling``, nothing is compiled to be measured. Raises XbenchError if not even one image fits into memory.
     """
-    default = default_batch_size(classifier.shape, str(classifier.device))
-    asked = classifier.chosen_batch_size
-    sizes = [asked] if asked != default else [max(1, asked // 4), max(1, asked // 2), asked, 2 * asked]
+    sizes = batch_sizes(classifier)
     about = [classifier.weights_digest, hardware(str(classifier.device)), classifier.precision, torch.__version__, sizes]
     path = user_cache() / "forms" / f"{digest(about)[:16]}.json"
     known = _read(path)
@@ -125,6 +123,13 @@ def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice
     if best is None:
         raise XbenchError(f"{classifier.name}: not even one image at a time fits into the memory of {classifier.device}")
     return best
+
+
+def batch_sizes(classifier: Classifier) -> list[int]:
+    """The batch sizes that are tried: only the one that was asked for, or some around the default."""
+    asked = classifier.chosen_batch_size
+    default = default_batch_size(classifier.shape, str(classifier.device))
+    return [asked] if asked != default else [max(1, asked // 4), max(1, asked // 2), asked, 2 * asked]
 
 
 def streamed(passes: Passes) -> float:
