@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,36 @@ def test_bf16_is_close_and_for_predictions_only(name: str | None) -> None:
     assert classifier(x).equal(exact)
 
 
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[Classifier]:
+    """A network with batch norm in its compiled form."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler to compile a network with")
+    classifier = normalised()
+    classifier.form = make_form(classifier, "compiled", 4)
+    yield classifier
+    torch._dynamo.reset()
+
+
+def test_the_compiled_form_agrees_for_any_number_of_images(compiled: Classifier) -> None:
+    assert compiled.form is not None
+    for count in (1, 2, 7):
+        expected = compiled(images(count)).softmax(1)
+        torch.testing.assert_close(compiled.form(images(count)).softmax(1), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(compiled.probabilities(images(count)), expected, atol=1e-4, rtol=0)
+
+
+def test_gradients_ask_the_network_and_not_its_compiled_form(compiled: Classifier) -> None:
+    x, seen, plain = images(5).requires_grad_(), [], normalised()
+    hook = compiled.module.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    compiled.predict(images(5))
+    assert seen == []
+    gradient = torch.autograd.grad(compiled(x)[:, 0].sum(), x)[0]
+    hook.remove()
+    assert seen == [5]
+    assert gradient.equal(torch.autograd.grad(plain(x)[:, 0].sum(), x)[0])
+
+
 # -- the choice ----------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +172,29 @@ def test_the_fastest_form_is_chosen_once_and_kept(tmp_path: Path, measured: dict
     assert kept == {"batch_size": 256, "fp32": {"name": "compiled", "batch_size": 64, "seconds": 1.0}}
     measured["plain"]["64"] = 0.001
     assert choosing.choose(plan_in(tmp_path)) == choosing.Choice("compiled", 64, 1.0)
+
+
+def test_the_compiled_form_is_recorded_and_used_again_on_resume(
+    tmp_path: Path, measured: dict[str, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def stand_in(classifier: Classifier, name: str, size: int) -> Form:
+        made.append(name)
+        return dataclasses.replace(make_form(classifier, "frozen", size), name="compiled")
+
+    monkeypatch.setattr(choosing, "make_form", stand_in)
+    plan = plan_in(tmp_path)
+    results = run(plan, Progress(plan, (0.0, 0.0), silent()))
+    assert [result.record["form"] for result in results] == [{"name": "compiled", "batch_size": 64}] * len(results)
+    next((tmp_path / "store").rglob("part-000.json")).unlink()
+    measured["plain"]["64"] = 0.001  # another form has become faster
+    again = plan_in(tmp_path)
+    resumed = run(again, Progress(again, (0.0, 0.0), silent()))
+    assert made == ["compiled", "compiled"]
+    for one, two in zip(results, resumed, strict=True):
+        assert two.record["form"] == one.record["form"]
+        assert_close_scores(one, two)
 
 
 def test_compiling_must_pay_for_itself(tmp_path: Path, measured: dict[str, dict[str, float]]) -> None:

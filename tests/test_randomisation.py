@@ -175,9 +175,14 @@ def test_declared_stages_are_merged_evenly_and_all_covered(stages, ends, monkeyp
     classifier, batch = classifier_of(module, 12, 144, [[name] for name in order]), batch_of(2, (1, 12, 12))
     randomised = []
     original = Classifier.randomised
-    monkeypatch.setattr(
-        Classifier, "randomised", lambda self, layers, seed: randomised.append(layers) or original(self, layers, seed)
-    )
+
+    def spied(self, layers, seed):
+        twin = original(self, layers, seed)
+        twin.drawn = [*getattr(self, "drawn", []), *layers]
+        randomised.append(twin.drawn)
+        return twin
+
+    monkeypatch.setattr(Classifier, "randomised", spied)
     Randomisation(stages=stages)(Explainer(Ink(), classifier), batch, None)
     assert randomised == [order[:end] for end in ends]
     randomised.clear()

@@ -88,7 +88,8 @@ def test_maps_that_do_not_change_and_maps_of_zeros() -> None:
     batch = images(4)
 
     def flat(x: Tensor, y: Tensor, rng: ImageRandom) -> Tensor:
-        return torch.ones_like(x[:, 0]) * torch.tensor([1.0, 0.0, -2.0, 1e-300], dtype=x.dtype).view(-1, 1, 1)
+        values = torch.tensor([1.0, 0.0, -2.0, 1e-300], dtype=x.dtype).repeat(len(x) // 4)
+        return torch.ones_like(x[:, 0]) * values.view(-1, 1, 1)
 
     scored = score(Fake(flat), batch)
     assert scored.scores["sensitivity_max"].isnan().tolist() == [False, True, False, False]
@@ -129,3 +130,18 @@ def test_is_registered_and_refuses_parameters_out_of_range() -> None:
     for given in ("radius=0.0", "radius=1.5", "draws=0"):
         with pytest.raises(XbenchError, match=f"{given.split('=')[0]} must be"):
             METRICS.make(f"sensitivity-max({given})")
+
+
+def test_draws_share_batches_but_not_those_of_methods_that_amplify_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, sizes = images(4), []
+
+    def seen(x: Tensor, y: Tensor, rng: ImageRandom) -> Tensor:
+        sizes.append(len(x))
+        assert len(x) == len(y) == len(rng.ids)
+        return curved(x, y, rng)
+
+    monkeypatch.setattr(CLASSIFIER, "fitting_batch_size", 9)
+    shared = score(Fake(seen), batch, draws=5)
+    alone = score(type("Iterative", (Fake,), {"iterative": True})(seen), batch, draws=5)
+    assert sizes == [4, 8, 8, 4] + [4] * 6  # the first of each is the map itself
+    assert shared.curves["change"].equal(alone.curves["change"])

@@ -236,7 +236,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             for layer in layers:
                 word = hashlib.sha256(f"{seed} {layer}".encode()).digest()[:8]
-                torch.manual_seed(int.from_bytes(word, "big") >> 1)
+                torch.default_generator.manual_seed(int.from_bytes(word, "big") >> 1)  # of the CPU, and no other device's
                 reset = getattr(modules[layer], "reset_parameters", None)
                 own = list(modules[layer].parameters(recurse=False))
                 if callable(reset):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -84,6 +85,17 @@ class Explainer:
         else:
             maps = self.method(self.classifier, x, y, rng)
         return check_maps(self.method, maps, x)
+
+    def maps_of_variants(self, batch: Batch, variants: Iterable[Images]) -> Iterator[tuple[Images, Maps]]:
+        """Changed images (b, c, h, w) of the batch, each with their maps (b, h, w), made with the batch's draws; never stored.
+
+        As many variants are explained at a time as fill a batch; a method that amplifies rounding explains one.
+        """
+        count = 1 if self.method.iterative else max(1, self.classifier.batch_size // len(batch))
+        left = iter(variants)
+        while part := list(islice(left, count)):
+            maps = self(torch.cat(part), batch.target.repeat(len(part)), list(batch.ids) * len(part))
+            yield from zip(part, maps.split(len(batch)), strict=True)
 
     def maps(self, batch: Batch) -> Maps:
         """The method's maps (b, h, w) of a batch of the subset, read from the store where they are there."""

@@ -53,7 +53,7 @@ def make_form(classifier: Classifier, name: Name, batch_size: int) -> Form:
     """
     network = _Network(classifier).eval()
     plain = _in_precision(classifier, network)
-    example = _images(classifier, max(2, min(batch_size, 4)))
+    example = noise_images(classifier, max(2, min(batch_size, 4)))
     try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # of what torch will one day take away
@@ -64,7 +64,7 @@ def make_form(classifier: Classifier, name: Name, batch_size: int) -> Form:
             else:
                 forward = plain
             # Other numbers of images than the one that was traced, and the one that is used.
-            off = max(_distance(forward, plain, _images(classifier, count)) for count in (1, 3, batch_size))
+            off = max(_distance(forward, plain, noise_images(classifier, count)) for count in (1, 3, batch_size))
     except Exception as error:  # whatever a compiler may raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise XbenchError(f"{classifier.name}: the {name} form cannot be used: {reason}") from error
@@ -120,7 +120,7 @@ def _compiled(classifier: Classifier, network: nn.Module) -> Callable[[Images], 
     return lambda x: fast(x) if len(x) > 1 else plain(x)
 
 
-def _images(classifier: Classifier, count: int) -> Images:
+def noise_images(classifier: Classifier, count: int) -> Images:
     """Images of noise, the same at every call: finer and coarser ones, darker and lighter ones."""
     generator = torch.Generator().manual_seed(0)
     c, h, w = classifier.shape

@@ -44,10 +44,12 @@ def main() -> None:
     for size in options.size:
         images = {28: 16, 224: 1}[size]
         for precision in options.precision:
-            print(f"\n{MODELS[size]}, {images} x {size} px, {precision}, {options.threads} threads\n")
+            of = subject(size, images, precision)
+            assert of.classifier.form is not None
+            form = f"{of.classifier.form.name} in {of.making:.1f} s, {of.classifier.form.batch_size} images at a time"
+            print(f"\n{MODELS[size]} ({form}), {images} x {size} px, {precision}, {options.threads} threads\n")
             header = ["ours", "theirs", "seconds", "theirs", "theirs / ours", "ours / its bare passes"]
             print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header), flush=True)
-            of = subject(size, images, precision)
             for peer in options.peer:
                 for pair in importlib.import_module(f"of_{peer}").pairs(of):
                     with contextlib.redirect_stdout(sys.stderr):

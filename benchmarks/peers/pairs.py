@@ -1,4 +1,4 @@
-"""What the comparisons are made of: the images, the two forms of the classifier, and two sides of the same work."""
+"""What the comparisons are made of: the images, our classifier and the peers', and two sides of the same work."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from xbench import CLASSIFIERS, METHODS, METRICS, Batch, Classifier, Explainer, ImageRandom
+from xbench.form import make_form
 from xbench.ops.blur import gaussian_blur
+from xbench.run.form import fastest
+from xbench.types import Precision
 
 MODELS = {28: "mnist-cnn", 224: "efficientnet-lite"}
 STEPS = 28
 DRAWS = 10
 MASKS = 64
 SEGMENTS = 30
+LONG = 1e8
+"""Passes of a run for which every form pays back what it takes to make it."""
 
 
 class Plain(nn.Module):
@@ -34,44 +39,14 @@ class Plain(nn.Module):
         return self.module((x - self.mean) / self.std)
 
 
-class Bf16(nn.Module):
-    """A network under automatic mixed precision, with logits in float32."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.inner = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (b, k)."""
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self.inner(x).float()
-
-
-def ours(spec: str, precision: str) -> Classifier:
-    """Our form of a classifier in "fp32" or "bf16"."""
-    made = CLASSIFIERS.make(spec).load()
-    if precision == "fp32":
-        return made
-    return Classifier(
-        Bf16(made.module),
-        name=made.name,
-        shape=made.shape,
-        classes=made.classes,
-        label_space=made.label_space,
-        mean=made.mean.flatten().tolist(),
-        std=made.std.flatten().tolist(),
-        cam_layer=f"inner.{made.cam_layer}",
-        stages=[[f"inner.{name}" for name in stage] for stage in made.stages],
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """Images and gradient maps without ties, our classifier in one precision, and the peers' network."""
+    """Images and maps without ties, our classifier in its fastest form and the seconds to make it, and the peers' network."""
 
     batch: Batch
     maps: Tensor
     classifier: Classifier
+    making: float
     network: nn.Module
 
     def metric(self, spec: str) -> Callable[[], object]:
@@ -90,16 +65,21 @@ class Subject:
         return lambda: [of(x[i : i + 1], y[i], self.maps[i : i + 1]) for i in range(len(x))]
 
 
-def subject(size: int, images: int, precision: str) -> Subject:
+def subject(size: int, images: int, precision: Precision) -> Subject:
     """Smooth random images of a size: what they show is nothing to how long anything takes."""
-    classifier = ours(MODELS[size], precision)
+    classifier = CLASSIFIERS.make(MODELS[size]).load()
+    classifier.precision = precision
+    choice = fastest(classifier, LONG, compiling=True)
+    start = time.perf_counter()
+    classifier.form = make_form(classifier, choice.name, choice.batch_size)
+    making = time.perf_counter() - start
     generator = torch.Generator().manual_seed(0)
     x = gaussian_blur(torch.rand(images, *classifier.shape, generator=generator), size / 28)
     x = (x - x.amin()) / (x.amax() - x.amin())
     target = classifier.probabilities(x).argmax(1)
     maps = torch.rand(images, size, size, generator=generator)
     batch = Batch(ids=[str(i) for i in range(images)], x=x, label=target, target=target)
-    return Subject(batch, maps, classifier, Plain(CLASSIFIERS.make(MODELS[size]).load()).eval())
+    return Subject(batch, maps, classifier, making, Plain(CLASSIFIERS.make(MODELS[size]).load()).eval())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,22 +131,31 @@ def measured(pair: Pair, of: Subject, repeats: int) -> Measured:
 
 
 def bare_passes(of: Subject, forward: int, backward: int) -> None:
-    """So many passes of the network alone, in full batches."""
-    size = of.classifier.batch_size
-    x = of.batch.x.repeat(-(-size // len(of.batch)), 1, 1, 1)[:size]
-    x = ((x - of.classifier.mean) / of.classifier.std).contiguous(memory_format=torch.channels_last)
-    for start in range(0, forward, size):
-        part = x[: min(size, forward - start)]
-        if start < backward:
-            part = part.detach().requires_grad_()
-            of.classifier.module(part).sum().backward()
-        else:
-            with torch.no_grad():
-                of.classifier.module(part)
+    """So many passes of the network alone, in full batches: in its form where no backward pass follows."""
+    classifier = of.classifier
+    assert classifier.form is not None
+    for n in batches(forward - backward, classifier.form.batch_size):
+        with torch.no_grad():
+            classifier.form(repeated(of.batch.x, n))
+    for n in batches(backward, classifier.batch_size):
+        x = ((repeated(of.batch.x, n) - classifier.mean) / classifier.std).contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        torch.autograd.grad(classifier.module(x).sum(), x)
+
+
+def batches(count: int, size: int) -> list[int]:
+    """How many images every batch has."""
+    return [min(size, count - start) for start in range(0, count, size)]
+
+
+def repeated(x: Tensor, n: int) -> Tensor:
+    """So many images, the given ones again and again."""
+    return x[torch.arange(n) % len(x)]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
+    """How long it takes: of a single thread the time that it computes, which other programs stretch less."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start

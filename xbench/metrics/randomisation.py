@@ -66,9 +66,11 @@ class Randomisation(Metric):
         """Each similarity (b,) of each image's map to those of the randomised classifiers; ``maps`` is not used."""
         fitted = explainer.refitted(self.seed)  # changes nothing for a method that is not trained
         reference = _views(fitted.maps(batch))
-        compared = []
+        compared, randomised = [], explainer.classifier
         for layers in self._layers(explainer.classifier):
-            randomised = explainer.classifier.randomised(layers, self.seed)
+            # A layer's draws do not depend on the other layers: what was drawn at the stage before is kept.
+            before = randomised if self.mode == "cascading" else explainer.classifier
+            randomised = before.randomised(layers, self.seed)
             asked = batch
             if self.target == "predicted":
                 asked = dataclasses.replace(batch, target=randomised.probabilities(batch.x).argmax(1))
@@ -99,20 +101,19 @@ class Randomisation(Metric):
         return None if classifier.stages else "classifier declares no stages"
 
     def _layers(self, classifier: Classifier) -> list[list[str]]:
-        """The layers to randomise at each stage, from the output down to the input."""
+        """The layers that each stage adds, from the output down to the input."""
         declared = classifier.stages
         count = min(self.stages, len(declared))
         ends = [len(declared) * (i + 1) // count for i in range(count)]
-        starts = [0] * count if self.mode == "cascading" else [0, *ends[:-1]]
-        return [[layer for stage in declared[a:b] for layer in stage] for a, b in zip(starts, ends, strict=True)]
+        return [[layer for stage in declared[a:b] for layer in stage] for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def _views(maps: Maps) -> dict[str, Tensor]:
-    scaled = minmax(maps)
+    scaled, ranks = minmax(maps), similarity.average_ranks(maps)
     return {
         "ssim": scaled,
         "pc": maps,
-        "spearman": similarity.average_ranks(maps),
-        "spearman_abs": similarity.average_ranks(maps.abs()),
+        "spearman": ranks,
+        "spearman_abs": similarity.average_ranks(maps.abs()) if (maps < 0).any() else ranks,
         "hog": similarity.hog(scaled, similarity.hog_cell(maps.shape[1])),
     }

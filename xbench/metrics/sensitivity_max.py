@@ -59,11 +59,10 @@ class SensitivityMax(Metric):
         # In multiples of a map's largest value, so that squares of tiny or huge values neither vanish nor overflow.
         unit = maps.abs().amax((1, 2), keepdim=True).double()
         size = (maps / unit).flatten(1).norm(dim=1)
-        changes = []
-        for step in range(self.draws):
-            moved = x + self.radius * (2 * rng.uniform("ball", x.shape[1:], step) - 1).to(x)
-            change = (explainer(moved, batch.target, batch.ids) - maps) / unit
-            changes.append(change.flatten(1).norm(dim=1) / size)
+        draws = (rng.uniform("ball", x.shape[1:], step) for step in range(self.draws))
+        moved = (x + self.radius * (2 * draw - 1).to(x) for draw in draws)
+        explained = explainer.maps_of_variants(batch, moved)
+        changes = [((new - maps) / unit).flatten(1).norm(dim=1) / size for _, new in explained]
         zero = unit[:, 0, 0] == 0
         curve = torch.stack(changes, 1).masked_fill(zero[:, None], torch.nan)
         reasons = {"sensitivity_max": {int(i): "map of zeros" for i in zero.nonzero()[:, 0]}}

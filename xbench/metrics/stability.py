@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from xbench.metrics._embedding import LockstepSearch, embedded, half_width
 from xbench.ops.normalise import minmax
 from xbench.rng import ImageRandom
 from xbench.subset import Batch
-from xbench.types import Maps
+from xbench.types import Images, Maps
 
 FLOOR = 1e-8
 """A candidate nearer than this to the image counts as the image itself: its ratio is 0, not a quotient of rounding errors."""
@@ -108,28 +108,33 @@ class Stability(Metric):
         points = half_width(d) * (2 * draws - 1)
         record = {"seconds_gp": 0.0, "seconds_explaining": 0.0}
 
-        def evaluate(z: Tensor) -> Tensor:
-            """Min-max and raw ratio (b, 2), on the CPU, at the points (b, d)."""
+        def evaluate(points: Iterable[Tensor]) -> list[Tensor]:
+            """Min-max and raw ratio (b, 2), on the CPU, at each of the points (b, d)."""
+            images = (embedded(x, matrix, z.to(x), self.scale or 1 / d, self.eps) for z in points)
             with _timed(record, "seconds_explaining"):
-                moved = embedded(x, matrix, z.to(x), self.scale or 1 / d, self.eps)
-                new = explainer(moved, batch.target, batch.ids)
-                change = torch.stack([minmax(new) - minmax(maps), new - maps], 1).flatten(2).norm(dim=2)
-                distance = (moved - x).flatten(1).norm(dim=1)[:, None]
-                return torch.where(distance > FLOOR, change / distance, 0.0).cpu()
+                return [ratio(moved, new) for moved, new in explainer.maps_of_variants(batch, images)]
 
-        search = None if explainer.method.control else LockstepSearch(d, rng.integers("search", 2**32, ()).tolist())
+        def ratio(moved: Images, new: Maps) -> Tensor:
+            change = torch.stack([minmax(new) - minmax(maps), new - maps], 1).flatten(2).norm(dim=2)
+            distance = (moved - x).flatten(1).norm(dim=1)[:, None]
+            return torch.where(distance > FLOOR, change / distance, 0.0).cpu()
+
         found: list[Tensor] = []
-        for call, z in enumerate(points):
-            if search is not None and call >= self.random_calls:
-                with _timed(record, "seconds_gp"):
-                    z = search.suggest()
-            found.append(evaluate(z))
-            if search is not None:
+        if searched := self.calls > 0 and not explainer.method.control:
+            search = LockstepSearch(d, rng.integers("search", 2**32, ()).tolist())
+            # One after the other, the first points too: a search amplifies what the size of a batch does to the last digits.
+            for call, z in enumerate(points):
+                if call >= self.random_calls:
+                    with _timed(record, "seconds_gp"):
+                        z = search.suggest()
+                found += evaluate([z])
                 search.register(z, found[-1][:, 0])
+        else:
+            found = evaluate(points)
         best, best_raw = _running_maximum(found)
         curves = {"lipschitz": best}
         if self.random_search:
-            drawn = found if search is None else found[: self.random_calls] + [evaluate(z) for z in points[self.random_calls :]]
+            drawn = found[: self.random_calls] + evaluate(points[self.random_calls :]) if searched else found
             curves["random search"], _ = _running_maximum(drawn)
         return Scored({"lipschitz": best[:, -1], "lipschitz_raw": best_raw[:, -1]}, curves, record=record)
 

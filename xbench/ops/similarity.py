@@ -123,8 +123,10 @@ def _standardised(x: Tensor) -> Tensor:
 def average_ranks(x: Tensor) -> Tensor:
     """Ranks 1..n (b, n) of the values of each row or map (b, ...), ascending; ties share the mean of their ranks."""
     ordered, positions = x.flatten(1).sort(1)
-    below, not_above = torch.searchsorted(ordered, ordered), torch.searchsorted(ordered, ordered, right=True)
-    ranks = (below + not_above + 1).double().div(2)
+    group = torch.zeros_like(positions)
+    group[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
+    count = torch.zeros_like(group).scatter_add_(1, group, torch.ones_like(group))
+    ranks = (2 * count.cumsum(1) - count + 1).double().div(2).gather(1, group)
     return torch.empty_like(ranks).scatter_(1, positions, ranks)
 
 

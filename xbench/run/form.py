@@ -83,27 +83,23 @@ def choose(plan: Plan, *, only_look: bool = False) -> Choice | None:
     if passes * _seconds_now(classifier) < WORTH:
         return None
     if only_look:
-        return _fastest(classifier, passes, compiling=False)
+        return fastest(classifier, passes, compiling=False)
     while True:
         with claim(store.root / "claims", "form") as mine:  # of several runs on one store one chooses
             if mine:
                 if (found := kept()) is None:
-                    found = _fastest(classifier, passes, compiling=True)
+                    found = fastest(classifier, passes, compiling=True)
                     store.keep_form(name, device, {precision: dataclasses.asdict(found)})
                 return kept() or found  # as the file has it, so that all runs have the same
         time.sleep(0.5)
 
 
-def streamed(passes: Passes) -> float:
-    """How many forward passes no backward pass belongs to."""
-    return max(passes.forward - passes.backward, 0.0)
+def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice:
+    """The form in which so many passes take least time, measured here or earlier on this machine.
 
-
-def _fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice:
-    """The form in which so many passes take least time, measured here or earlier on this machine."""
-    default = default_batch_size(classifier.shape, str(classifier.device))
-    asked = classifier.chosen_batch_size
-    sizes = [asked] if asked != default else [max(1, asked // 4), max(1, asked // 2), asked, 2 * asked]
+    Without ``compiling``, nothing is compiled to be measured. Raises XbenchError if not even one image fits into memory.
+    """
+    sizes = batch_sizes(classifier)
     about = [classifier.weights_digest, hardware(str(classifier.device)), classifier.precision, torch.__version__, sizes]
     path = user_cache() / "forms" / f"{digest(about)[:16]}.json"
     known = _read(path)
@@ -127,6 +123,18 @@ def _fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choic
     if best is None:
         raise XbenchError(f"{classifier.name}: not even one image at a time fits into the memory of {classifier.device}")
     return best
+
+
+def batch_sizes(classifier: Classifier) -> list[int]:
+    """The batch sizes that are tried: only the one that was asked for, or some around the default."""
+    asked = classifier.chosen_batch_size
+    default = default_batch_size(classifier.shape, str(classifier.device))
+    return [asked] if asked != default else [max(1, asked // 4), max(1, asked // 2), asked, 2 * asked]
+
+
+def streamed(passes: Passes) -> float:
+    """How many forward passes no backward pass belongs to."""
+    return max(passes.forward - passes.backward, 0.0)
 
 
 def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, float]:
