@@ -23,9 +23,13 @@ PICTURES = FOLDER / "figures" / "methods"
 HEADER = """Made by `python docs/entries.py` from the docstrings. A spec is a name with optional parameters, for instance
 `rise` or `rise(masks=2000, seed=1)`; a parameter whose default is `None` takes it from the image size, as its description says.
 """
+NOTATION = """In the formulas g is the map, x the image with channels x_k in [0, 1], c the class explained, f_c its logit and
+p_c its softmax probability; `up` enlarges to the image's size, `minmax` scales to [0, 1], and masks multiply pixel by pixel.
+"""
 METHODS_INTRO = f"""# Methods
 
 {HEADER}
+{NOTATION}
 Costs are classifier passes per image: F forward, B backward. The pictures, made by `python docs/pictures.py`, show the maps of
 these digits under `mnist-cnn` at the method's defaults, each scaled to its own minimum and maximum:
 
@@ -35,6 +39,7 @@ these digits under `mnist-cnn` at the method's defaults, each scaled to its own 
 METRICS_INTRO = f"""# Metrics
 
 {HEADER}
+{NOTATION}
 Costs are classifier passes per image (F forward, B backward) beside those of the method's own map, for one method on
 digits under `mnist-cnn`: `gradient`, or where that does not apply `rise`. What each can tell:
 [choosing metrics](choosing-metrics.md).
@@ -49,7 +54,7 @@ ENTRIES_INTRO = f"""# Datasets, classifiers, fills, suites
 
 
 def methods_page() -> str:
-    """All methods: definition, parameters, cost, needs, source, picture; the controls last."""
+    """All methods: definition, formula, parameters, cost, needs, source, picture; the controls last."""
     network, transformer = tiny_classifier(), tiny_transformer()
     parts = []
     for cls in sorted(METHODS, key=lambda cls: cls.control):
@@ -68,7 +73,7 @@ def methods_page() -> str:
 
 
 def metrics_page() -> str:
-    """All metrics: definition, parameters, columns, cost, needs, source."""
+    """All metrics: definition, formula, parameters, columns, cost, needs, source."""
     classifier = CLASSIFIERS.make("mnist-cnn").load()
     parts = []
     for cls in METRICS:
