@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+import metric_pictures
 from docstrings import as_markdown, sources
 from measured import protocols_page, reliability_page
 
@@ -41,8 +42,8 @@ METRICS_INTRO = f"""# Metrics
 {HEADER}
 {NOTATION}
 Costs are classifier passes per image (F forward, B backward) beside those of the method's own map, for one method on
-digits under `mnist-cnn`: `gradient`, or where that does not apply `rise`. What each can tell:
-[choosing metrics](choosing-metrics.md).
+digits under `mnist-cnn`: `gradient`, or where that does not apply `rise`. The pictures, by `python docs/metric_pictures.py`,
+show what a metric looks at, on one digit. What each can tell: [choosing metrics](choosing-metrics.md).
 
 """
 ENTRIES_INTRO = f"""# Datasets, classifiers, fills, suites
@@ -73,7 +74,7 @@ def methods_page() -> str:
 
 
 def metrics_page() -> str:
-    """All metrics: definition, formula, parameters, columns, cost, needs, source."""
+    """All metrics: definition, formula, parameters, columns, cost, needs, source, picture."""
     classifier = CLASSIFIERS.make("mnist-cnn").load()
     parts = []
     for cls in METRICS:
@@ -81,7 +82,9 @@ def metrics_page() -> str:
         cells = [(f"`{c.name}`", c.title, c.unit or "-", _direction(c.higher_is_better)) for c in metric.columns]
         rows = "".join(f"| {' | '.join(row)} |\n" for row in cells)
         facts = {"Cost": _metric_cost(metric, classifier), "Needs": _metric_needs(metric), "Source": _source(cls)}
-        parts.append(_entry(cls, facts, f"| column | score | unit | better |\n|---|---|---|---|\n{rows}"))
+        caption = inspect.getdoc(metric_pictures.PICTURES[cls.name])
+        picture = f"![{cls.name} on a digit](figures/metrics/{cls.name}.png)\n\n{caption}"
+        parts.append(_entry(cls, facts, f"| column | score | unit | better |\n|---|---|---|---|\n{rows}\n{picture}"))
     return METRICS_INTRO + "\n".join(parts)
 
 

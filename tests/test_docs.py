@@ -83,6 +83,12 @@ def test_the_pictures_are_small_and_of_methods() -> None:
     assert sum(path.stat().st_size for path in pictures) < 1.5e6
 
 
+def test_every_metric_has_a_small_picture() -> None:
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "figures" / "metrics").glob("*.png")}
+    assert set(pictures) == set(METRICS.names())
+    assert max(pictures.values()) < 60_000
+
+
 def test_every_link_of_a_document_leads_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!\w+:)([^)#\n]+)(?:#[^)\n]*)?\)", page.read_text()):
