@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 ARGS = "Args:\n"
+FORMULA = re.compile(r"\$\$([^$]+)\$\$")
+"""A paragraph of LaTeX."""
 ADDRESS = re.compile(r"https?://[^\s,;)]*[^\s,;:.)]")
 
 
@@ -49,9 +51,16 @@ def _parameters(described: str, defaults: Mapping[str, Any]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs and lists of one docstring section."""
-    blocks = [block.strip("\n") for block in re.split(r"\n\s*\n", text) if block.strip()]
-    return "\n\n".join(_list(block) if block.startswith("- ") else _escaped(" ".join(block.split())) for block in blocks)
+    """Paragraphs, lists and formulas of one docstring section."""
+    return "\n\n".join(_block(block.strip("\n")) for block in re.split(r"\n\s*\n", text) if block.strip())
+
+
+def _block(block: str) -> str:
+    if block.startswith("- "):
+        return _list(block)
+    text = " ".join(block.split())
+    formula = FORMULA.fullmatch(text)
+    return f"```math\n{formula[1].strip()}\n```" if formula else _escaped(text)
 
 
 def _list(block: str) -> str:

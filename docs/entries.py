@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+import metric_pictures
 from docstrings import as_markdown, sources
 from measured import protocols_page, reliability_page
 
@@ -23,9 +24,13 @@ PICTURES = FOLDER / "figures" / "methods"
 HEADER = """Made by `python docs/entries.py` from the docstrings. A spec is a name with optional parameters, for instance
 `rise` or `rise(masks=2000, seed=1)`; a parameter whose default is `None` takes it from the image size, as its description says.
 """
+NOTATION = """In the formulas g is the map, x the image with channels x_k in [0, 1], c the class explained, f_c its logit and
+p_c its softmax probability; `up` enlarges to the image's size, `minmax` scales to [0, 1], and masks multiply pixel by pixel.
+"""
 METHODS_INTRO = f"""# Methods
 
 {HEADER}
+{NOTATION}
 Costs are classifier passes per image: F forward, B backward. The pictures, made by `python docs/pictures.py`, show the maps of
 these digits under `mnist-cnn` at the method's defaults, each scaled to its own minimum and maximum:
 
@@ -35,9 +40,10 @@ these digits under `mnist-cnn` at the method's defaults, each scaled to its own 
 METRICS_INTRO = f"""# Metrics
 
 {HEADER}
+{NOTATION}
 Costs are classifier passes per image (F forward, B backward) beside those of the method's own map, for one method on
-digits under `mnist-cnn`: `gradient`, or where that does not apply `rise`. What each can tell:
-[choosing metrics](choosing-metrics.md).
+digits under `mnist-cnn`: `gradient`, or where that does not apply `rise`. The pictures, by `python docs/metric_pictures.py`,
+show what a metric looks at, on one digit. What each can tell: [choosing metrics](choosing-metrics.md).
 
 """
 ENTRIES_INTRO = f"""# Datasets, classifiers, fills, suites
@@ -49,7 +55,7 @@ ENTRIES_INTRO = f"""# Datasets, classifiers, fills, suites
 
 
 def methods_page() -> str:
-    """All methods: definition, parameters, cost, needs, source, picture; the controls last."""
+    """All methods: definition, formula, parameters, cost, needs, source, picture; the controls last."""
     network, transformer = tiny_classifier(), tiny_transformer()
     parts = []
     for cls in sorted(METHODS, key=lambda cls: cls.control):
@@ -68,7 +74,7 @@ def methods_page() -> str:
 
 
 def metrics_page() -> str:
-    """All metrics: definition, parameters, columns, cost, needs, source."""
+    """All metrics: definition, formula, parameters, columns, cost, needs, source, picture."""
     classifier = CLASSIFIERS.make("mnist-cnn").load()
     parts = []
     for cls in METRICS:
@@ -76,7 +82,9 @@ def metrics_page() -> str:
         cells = [(f"`{c.name}`", c.title, c.unit or "-", _direction(c.higher_is_better)) for c in metric.columns]
         rows = "".join(f"| {' | '.join(row)} |\n" for row in cells)
         facts = {"Cost": _metric_cost(metric, classifier), "Needs": _metric_needs(metric), "Source": _source(cls)}
-        parts.append(_entry(cls, facts, f"| column | score | unit | better |\n|---|---|---|---|\n{rows}"))
+        caption = inspect.getdoc(metric_pictures.PICTURES[cls.name])
+        picture = f"![{cls.name} on a digit](figures/metrics/{cls.name}.png)\n\n{caption}"
+        parts.append(_entry(cls, facts, f"| column | score | unit | better |\n|---|---|---|---|\n{rows}\n{picture}"))
     return METRICS_INTRO + "\n".join(parts)
 
 

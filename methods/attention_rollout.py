@@ -19,7 +19,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("attention-rollout")
 @dataclass(frozen=True)
 class AttentionRollout(Method):
-    """The class token's row of the product of (A_l + I) / 2 over all layers l, A_l the attention averaged over the heads.
+    r"""The class token's row of the product of (A_l + I) / 2 over all layers l, A_l the attention averaged over the heads.
+
+    $$R = \prod_{l=L}^{1} \frac{A_l + I}{2}, \quad g = \text{up}(R_{\text{class}})$$
 
     Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928, section 3: the half identity stands for the residual connection.
     The map is the same for every class. For vision transformers, in which every layer attends over all tokens of an image; a

@@ -19,7 +19,12 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("attention-x-gradient")
 @dataclass(frozen=True)
 class AttentionXGradient(Method):
-    """The class token's row of R after R <- R + E_h[ReLU(A_l * d f_c / d A_l)] R over all layers l, from R = I.
+    r"""The class token's row of R after R <- R + E_h[ReLU(A_l * d f_c / d A_l)] R over all layers l, from R = I.
+
+    $$
+    R_0 = I, \quad R_l = R_{l-1} + E_h \left[ \text{ReLU} \left( A_l \frac{\partial f_c}{\partial A_l} \right) \right] R_{l-1},
+    \quad g = \text{up}(R_{L, \text{class}})
+    $$
 
     Chefer et al. 2021, Generic Attention-model Explainability, https://arxiv.org/abs/2103.15679, equations 5 and 6 for
     self-attention: A_l (heads, n, n) are the attention probabilities, f_c the class's logit, E_h the mean over the heads. For

@@ -16,7 +16,11 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("centre")
 @dataclass(frozen=True)
 class Centre(Method):
-    """A Gaussian in the middle of the image, the same for all images: what knowing that objects are centred scores (control).
+    r"""A Gaussian in the middle of the image, the same for all images: what knowing that objects are centred scores (control).
+
+    $$g = \exp \left( - \frac{u^2 + v^2}{2 \sigma^2} \right)$$
+
+    u and v are the pixel's distances from the middle as shares of the height and of the width.
 
     Maps (b, h, w) in (0, 1]. ``sigma`` is the standard deviation as a share of each side; 0.25 is our own decision: one
     standard deviation to both sides is the middle half.

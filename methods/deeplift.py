@@ -22,7 +22,14 @@ GAP = 1e-4
 @METHODS.register("deeplift")
 @dataclass(frozen=True)
 class DeepLift(Method):
-    """Contributions (x - x') m of the pixels to f_c(x) - f_c(x'), m the rescale rule's multipliers, summed over channels.
+    r"""Contributions (x - x') m of the pixels to f_c(x) - f_c(x'), m the rescale rule's multipliers, summed over channels.
+
+    $$
+    g = \sum_k (x_k - x'_k) \, m_k, \quad m_k = \frac{\partial f_c}{\partial x_k} \text{ with } \frac{s(z) - s(z')}{z - z'}
+    \text{ for } s'(z)
+    $$
+
+    s is every nonlinearity, z and z' its inputs for x and x'.
 
     Shrikumar et al. 2017, https://arxiv.org/abs/1704.02685, section 3.5.2, for f_c the logit. Maps (b, h, w), signed, in
     logits; by completeness a map sums to f_c(x) - f_c(x'). Equal to Captum's ``DeepLift`` where every nonlinearity is

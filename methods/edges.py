@@ -17,7 +17,12 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("edges")
 @dataclass(frozen=True)
 class Edges(Method):
-    """Sobel gradient magnitude of the grey image: what an edge detector scores that knows no classifier (control).
+    r"""Sobel gradient magnitude of the grey image: what an edge detector scores that knows no classifier (control).
+
+    $$
+    g = \sqrt{ (S * \bar x)^2 + (S^T * \bar x)^2 }, \quad S = \frac{1}{8} \begin{pmatrix} -1 & -2 & -1 \\ 0 & 0 & 0 \\ 1 & 2 & 1
+    \end{pmatrix}
+    $$
 
     Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, compare saliency maps with edge detectors. The 3 x 3 kernels are
     Sobel's divided by 8, so that maps (b, h, w), >= 0, are in grey levels per pixel. Own decisions: grey is the mean of the

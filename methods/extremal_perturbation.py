@@ -26,7 +26,14 @@ GROWTH = 1.0035
 @METHODS.register("extremal-perturbation")
 @dataclass(frozen=True)
 class ExtremalPerturbation(Method):
-    """The sum of the smooth masks, one for each area, under which the blurred image keeps the class's logit highest.
+    r"""The sum of the smooth masks, one for each area, under which the blurred image keeps the class's logit highest.
+
+    $$
+    g = \sum_a m_a, \quad m_a = \operatorname{argmin}_m \left[ - f_c(x \text{ under } m) + w \cdot 1.0035^t \cdot \text{mean}
+    \left( \text{sort}(m) - r_a \right)^2 \right]
+    $$
+
+    w is the ``weight``, t the iteration and r_a the template.
 
     Fong et al. 2019 (https://arxiv.org/abs/1910.08485), in the form of TorchRay's code
     (https://github.com/facebookresearch/TorchRay), variant "preserve" with the simple reward. A grid of cells, all 1 at first,

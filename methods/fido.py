@@ -28,7 +28,14 @@ PIXELS = 224**2
 @METHODS.register("fido")
 @dataclass(frozen=True)
 class Fido(Method):
-    """The probability of keeping each pixel under which random fill-ins of the rest preserve the class (Chang et al. 2019).
+    r"""The probability of keeping each pixel under which random fill-ins of the rest preserve the class (Chang et al. 2019).
+
+    $$
+    g = q - \frac{1}{2}, \quad q = \operatorname{argmin}_q E_{z \sim q} \left[ - \log \frac{p_c}{1 - p_c} (x z + f (1 - z))
+    \right] + \lambda w \cdot 224^2 \cdot \text{mean}(q)
+    $$
+
+    q are the keep probabilities, z a mask drawn with them, f the fill, lambda the ``sparsity``.
 
     Source: https://arxiv.org/abs/1807.08024, the preserving objective (SSR), as in its code
     (https://github.com/zzzace2000/FIDO-saliency); with an inpainter as ``fill`` it is FIDO-CA. The logits of the drop

@@ -19,7 +19,12 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("gradcam")
 @dataclass(frozen=True)
 class GradCam(Method):
-    """Activations A_k of the last convolution, weighted by the spatial means w_k of d f_c / d A_k: ReLU(sum_k w_k A_k).
+    r"""Activations A_k of the last convolution, weighted by the spatial means w_k of d f_c / d A_k: ReLU(sum_k w_k A_k).
+
+    $$
+    g = \text{up} \left( \text{ReLU} \sum_k w_k A_k \right), \quad w_k = \text{mean} \left( \frac{\partial f_c}{\partial A_k}
+    \right)
+    $$
 
     Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2, computed by Captum's ``LayerGradCam`` on the
     classifier's ``cam_layer``; does not apply to a classifier that has none. Maps (b, h, w), >= 0, enlarged to the image's size

@@ -17,7 +17,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("gradient")
 @dataclass(frozen=True)
 class Gradient(Method):
-    """Largest absolute derivative of the class's logit f_c over the channels of a pixel: max |d f_c / d x|.
+    r"""Largest absolute derivative of the class's logit f_c over the channels of a pixel: max |d f_c / d x|.
+
+    $$g = \max_k \left\lvert \frac{\partial f_c}{\partial x_k} \right\rvert$$
 
     Simonyan et al. 2014, https://arxiv.org/abs/1312.6034, section 3, computed by Captum's ``Saliency``. Maps (b, h, w), >= 0,
     in logits per unit of a [0, 1] pixel. Not multiplied by the input.

@@ -15,7 +15,12 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("gradient-shap")
 @dataclass(frozen=True)
 class GradientShap(Method):
-    """Mean of (x_n - x') d f_c / d x at x' + u (x_n - x'), over noisy images x_n and u ~ U(0, 1), summed over the channels.
+    r"""Mean of (x_n - x') d f_c / d x at x' + u (x_n - x'), over noisy images x_n and u ~ U(0, 1), summed over the channels.
+
+    $$
+    g = \frac{1}{N} \sum_{n=1}^{N} \sum_k (x_n - x')_k \, \frac{\partial f_c}{\partial x_k} (x' + u_n (x_n - x')), \quad x_n
+    \sim \mathcal{N}(x, s^2), \quad u_n \sim U(0, 1)
+    $$
 
     The expected gradients of Erion et al. 2021, https://arxiv.org/abs/1906.10670, equation 3, as Captum's ``GradientShap``
     computes them (Lundberg & Lee 2017, https://arxiv.org/abs/1705.07874), whose draws come from the global generators. Maps

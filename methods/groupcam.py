@@ -23,7 +23,14 @@ KEPT = 0.3
 @METHODS.register("groupcam")
 @dataclass(frozen=True)
 class GroupCam(Method):
-    """sum_l ReLU(p_c(x under M_l) - p_c(blurred x)) M_l, M_l the mask of the l-th group of consecutive feature maps.
+    r"""sum_l ReLU(p_c(x under M_l) - p_c(blurred x)) M_l, M_l the mask of the l-th group of consecutive feature maps.
+
+    $$
+    g = \sum_l \text{ReLU} \left( p_c(x M_l + \tilde x (1 - M_l)) - p_c(\tilde x) \right) M_l, \quad M_l = \text{minmax} \left(
+    \text{up} \left( \text{top}_{30 \%} \; \text{ReLU} \sum_{k \in G_l} w_k A_k \right) \right)
+    $$
+
+    G_l are the l-th group's feature maps, x~ is the blurred image.
 
     Zhang et al. 2021, https://arxiv.org/abs/2103.13859. The feature maps A_k of the classifier's ``cam_layer`` are weighted by
     the spatial means of d f_c / d A_k, as in GradCAM, and added up within each group. ReLU, values up to the group's 70th

@@ -19,7 +19,14 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("guided-backprop")
 @dataclass(frozen=True)
 class GuidedBackprop(Method):
-    """The gradient of the class's logit in which every ReLU passes back only positive gradients; largest |.| over channels.
+    r"""The gradient of the class's logit in which every ReLU passes back only positive gradients; largest |.| over channels.
+
+    $$
+    g = \max_k \lvert R_k \rvert, \quad R^{\text{in}} = R^{\text{out}} \cdot [z > 0] \cdot [R^{\text{out}} > 0] \text{ at every
+    ReLU}(z)
+    $$
+
+    R is what is passed back, at the logit 1 and at the image R_k; [.] is 1 where the condition holds, else 0.
 
     Springenberg et al. 2015, https://arxiv.org/abs/1412.6806, section 3.4. Equal to Captum's ``GuidedBackprop`` where every
     ReLU is an ``nn.ReLU``; functional ReLUs, those in place, ReLU6 and other cuts at 0 are guided here too. The largest

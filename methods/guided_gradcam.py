@@ -16,7 +16,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("guided-gradcam")
 @dataclass(frozen=True)
 class GuidedGradCam(Method):
-    """The maps of `guided-backprop` times those of `gradcam`: (b, h, w), >= 0.
+    r"""The maps of `guided-backprop` times those of `gradcam`: (b, h, w), >= 0.
+
+    $$g = g_{\text{guided-backprop}} \cdot g_{\text{gradcam}}$$
 
     Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.1. Equal to Captum's ``GuidedGradCam`` with
     ``interpolate_mode="bilinear"``, as in the paper, for networks of ``nn.ReLU``; the largest absolute value over the channels

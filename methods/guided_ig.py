@@ -21,7 +21,12 @@ CLOSE = 1e-9
 @METHODS.register("guided-ig")
 @dataclass(frozen=True)
 class GuidedIG(Method):
-    """The path integral of the gradient from a baseline x' to x along an adaptive path, summed over the channels.
+    r"""The path integral of the gradient from a baseline x' to x along an adaptive path, summed over the channels.
+
+    $$
+    g = \sum_k (x_k - x'_k) \sum_{t=1}^{T} \frac{\partial f_c}{\partial x_k} (x' + a^{t-1} (x - x')) \cdot (a^t_k - a^{t-1}_k),
+    \quad \frac{\sum \lvert x - x' \rvert \, a^t}{\sum \lvert x - x' \rvert} = \frac{t}{T}
+    $$
 
     Kapishnikov et al. 2021, https://arxiv.org/abs/2106.09788, algorithm 1, in the form of its authors' code
     (https://github.com/PAIR-code/saliency). Every value (pixel and channel) is at x' + a (x - x'), a from 0 to 1. Step t of T

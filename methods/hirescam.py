@@ -15,7 +15,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("hirescam")
 @dataclass(frozen=True)
 class HiResCam(Method):
-    """sum_k (d f_c / d A_k) A_k, A_k the feature maps of the classifier's ``cam_layer``, f_c the class's logit.
+    r"""sum_k (d f_c / d A_k) A_k, A_k the feature maps of the classifier's ``cam_layer``, f_c the class's logit.
+
+    $$g = \text{up} \left( \sum_k \frac{\partial f_c}{\partial A_k} A_k \right)$$
 
     Draelos and Carin 2020, https://arxiv.org/abs/2011.08891: signed, because its guarantee needs the sign: where one linear
     layer follows, the values at the layer's resolution add up to f_c less its bias (pytorch-grad-cam cuts negative values off).

@@ -147,7 +147,14 @@ class Igos(Method):
 @METHODS.register("igos")
 @dataclass(frozen=True)
 class IntegratedGradientOptimisedSaliency(Igos):
-    """The smallest smooth deletion that destroys the class probability along the whole path to the baseline (I-GOS).
+    r"""The smallest smooth deletion that destroys the class probability along the whole path to the baseline (I-GOS).
+
+    $$
+    g = 1 - m, \quad m = \operatorname{argmin}_m \frac{1}{n} \sum_{i=1}^{n} p_c(a_i m x + (1 - a_i m) \tilde x + e_i) +
+    \lambda_1 \, \text{mean}(1 - m) + \lambda_2 \, \text{TV}(m), \quad a_i = \frac{i}{n}
+    $$
+
+    x~ is the blurred image, e_i noise, lambda_1 the ``sparsity`` and lambda_2 the ``smoothness``.
 
     Qi, Khorram and Li 2020 (https://arxiv.org/abs/1905.00954), in the form of the authors' code
     (https://github.com/khorrams/IGOS_pp). A keep-mask m on a coarse grid, 1 at first, is enlarged bilinearly (corners aligned).

@@ -21,7 +21,16 @@ BANDWIDTH = 0.01
 @METHODS.register("igos++")
 @dataclass(frozen=True)
 class IgosPlusPlus(Igos):
-    """The smallest smooth deletion that destroys the class probability and whose inverse restores it, by two masks (I-GOS++).
+    r"""The smallest smooth deletion that destroys the class probability and whose inverse restores it, by two masks (I-GOS++).
+
+    $$
+    g = 1 - d i, \quad d, i = \operatorname{argmin}_{d, i} P(d, \tilde x, x) + P(d i, \tilde x, x) - P(i, x, \tilde x) - P(d i,
+    x, \tilde x) + \lambda_1 \, \text{mean}(1 - d i) + \lambda_2 \, \text{BTV}(d i)
+    $$
+
+    $$P(m, a, b) = \frac{1}{n} \sum_{j=1}^{n} p_c \left( a + \frac{j}{n} m (b - a) + e_j \right)$$
+
+    x~ is the blurred image, e_j noise, lambda_1 the ``sparsity`` and lambda_2 the ``smoothness``.
 
     Khorram, Lawson and Li 2021 (https://arxiv.org/abs/2012.15783), in the form of the authors' code
     (https://github.com/khorrams/IGOS_pp). As I-GOS (`igos`), with a mask d to delete from the image and one i to delete from

@@ -17,7 +17,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("input-x-gradient")
 @dataclass(frozen=True)
 class InputXGradient(Method):
-    """Pixel times derivative of the class's logit f_c, summed over the channels: sum x d f_c / d x.
+    r"""Pixel times derivative of the class's logit f_c, summed over the channels: sum x d f_c / d x.
+
+    $$g = \sum_k x_k \frac{\partial f_c}{\partial x_k}$$
 
     Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713, computed by Captum's ``InputXGradient``. Maps (b, h, w), signed, in
     logits. The input is the [0, 1] pixel, not the normalised one (own decision), so that a black pixel gets 0.

@@ -18,7 +18,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("integrated-gradients")
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
-    """Path integral of the gradient from a baseline x' to x, times x - x', summed over the channels.
+    r"""Path integral of the gradient from a baseline x' to x, times x - x', summed over the channels.
+
+    $$g = \sum_k (x_k - x'_k) \int_0^1 \frac{\partial f_c}{\partial x_k} (x' + a (x - x')) \, da$$
 
     Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, equation 1, computed by Captum with ``steps`` Gauss-Legendre
     points. Maps (b, h, w), signed, in logits; by completeness a map sums to f_c(x) - f_c(x') up to the quadrature's error.

@@ -14,7 +14,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("intensity")
 @dataclass(frozen=True)
 class Intensity(Method):
-    """Distance of every pixel to the image's mean colour, |x - mean(x)|, averaged over the channels (control).
+    r"""Distance of every pixel to the image's mean colour, |x - mean(x)|, averaged over the channels (control).
+
+    $$g = \text{mean}_k \, \lvert x_k - \text{mean}(x_k) \rvert$$
 
     Maps (b, h, w) in [0, 1]. On digits this is the ink, which alone wins much where removed pixels become black. Own decision:
     the mean is the image's, not the classifier's, so that the map knows nothing but the image.

@@ -18,7 +18,15 @@ from xbench.rng import ImageRandom
 @METHODS.register("kernel-shap")
 @dataclass(frozen=True)
 class KernelShap(SuperpixelModel):
-    """Shapley values of the superpixels for the class probability p_c, by weighted least squares (Lundberg & Lee 2017).
+    r"""Shapley values of the superpixels for the class probability p_c, by weighted least squares (Lundberg & Lee 2017).
+
+    $$
+    g = \phi_s \text{ on superpixel } s, \quad \phi = \operatorname{argmin}_\phi \sum_S \frac{M - 1}{\binom{M}{\lvert S \rvert}
+    \lvert S \rvert (M - \lvert S \rvert)} \left( p_c(x_S) - p_c(x_\emptyset) - \sum_{s \in S} \phi_s \right)^2, \quad \sum_s
+    \phi_s = p_c(x) - p_c(x_\emptyset)
+    $$
+
+    x_S shows the superpixels of the coalition S.
 
     Source: https://arxiv.org/abs/1705.07874, theorem 2: the regression of p_c(x with the coalition's superpixels kept) on
     membership, weighted by (M - 1) / (C(M, k) k (M - k)) for k of M members, subject to a sum of p_c(x) - p_c(all removed). The

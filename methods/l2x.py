@@ -21,7 +21,14 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("l2x")
 @dataclass(frozen=True)
 class L2X(GridExplainer):
-    """Learning to explain: a network gives a score per cell, from which training draws the k cells that are kept.
+    r"""Learning to explain: a network gives a score per cell, from which training draws the k cells that are kept.
+
+    $$
+    g = \text{up}(s), \quad s = N_\theta(x), \quad \theta = \operatorname{argmin}_\theta E \left[ \text{KL}(p(x) \, \| \, p(x m
+    + b (1 - m))) \right], \quad m = \text{up} \left( \max_{j \le k} \text{softmax} \frac{s + G_j}{\tau} \right)
+    $$
+
+    N is the network, b the ``baseline``, G_j Gumbel noise.
 
     Chen et al. 2018, https://arxiv.org/abs/1802.07814. The mask is the maximum of k Gumbel-softmax draws over the cells, see
     `gumbel_topk`, upsampled bilinearly (own decision); the loss is KL(p(x) || p(x masked)), up to a constant the cross entropy

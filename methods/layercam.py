@@ -15,7 +15,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("layercam")
 @dataclass(frozen=True)
 class LayerCam(Method):
-    """ReLU(sum_k ReLU(d f_c / d A_k) A_k), A_k the feature maps of the classifier's ``cam_layer``, f_c the class's logit.
+    r"""ReLU(sum_k ReLU(d f_c / d A_k) A_k), A_k the feature maps of the classifier's ``cam_layer``, f_c the class's logit.
+
+    $$g = \text{up} \left( \text{ReLU} \sum_k \text{ReLU} \left( \frac{\partial f_c}{\partial A_k} \right) A_k \right)$$
 
     Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463, on that one layer; the paper also fuses the
     maps of several. Does not apply to a classifier without ``cam_layer``. Maps (b, h, w), >= 0, enlarged to the image's size by

@@ -112,7 +112,14 @@ class SuperpixelModel(Method):
 @METHODS.register("lime")
 @dataclass(frozen=True)
 class Lime(SuperpixelModel):
-    """The coefficient of each superpixel in a weighted ridge regression of the class probability (Ribeiro et al. 2016).
+    r"""The coefficient of each superpixel in a weighted ridge regression of the class probability (Ribeiro et al. 2016).
+
+    $$
+    g = w_s \text{ on superpixel } s, \quad w = \operatorname{argmin}_{w, w_0} \sum_n \sqrt{\exp(-d_n^2 / 0.25^2)} \left(
+    p_c(x_n) - w_0 - z_n \cdot w \right)^2 + \lvert w \rvert^2, \quad d_n = 1 - \cos(z_n, 1)
+    $$
+
+    z_n says which superpixels the sample x_n keeps.
 
     Source: https://arxiv.org/abs/1602.04938, in the form of the code of Agarwal and Nguyen 2020
     (https://github.com/anguyen8/generative-attribution-methods): SLIC superpixels; each is kept with probability 1/2, and the

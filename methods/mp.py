@@ -25,7 +25,14 @@ TV_POWER = 3
 @METHODS.register("mp")
 @dataclass(frozen=True)
 class MeaningfulPerturbation(Method):
-    """The smallest smooth deletion that destroys the class probability, found by optimising a mask (Fong and Vedaldi 2017).
+    r"""The smallest smooth deletion that destroys the class probability, found by optimising a mask (Fong and Vedaldi 2017).
+
+    $$
+    g = 1 - m, \quad m = \operatorname{argmin}_m 10^{-4} \sum \lvert 1 - m \rvert + 10^{-2} \sum \lvert \nabla m \rvert^3 +
+    p_c(m x + (1 - m) f)
+    $$
+
+    f is the fill.
 
     Source: https://arxiv.org/abs/1704.03296, in the form of the code of Agarwal and Nguyen 2020
     (https://github.com/anguyen8/generative-attribution-methods): a keep-mask m on a coarse grid, drawn from U(0, 1), is

@@ -28,7 +28,12 @@ Grid = Float[Tensor, "b rows columns"]
 @METHODS.register("mp2")
 @dataclass(frozen=True)
 class Mp2(Method):
-    """Which cells must be replaced, and in what order, for the class probability to fall to chance (Agarwal and Nguyen 2020).
+    r"""Which cells must be replaced, and in what order, for the class probability to fall to chance (Agarwal and Nguyen 2020).
+
+    $$
+    g = 1 - \frac{t}{T} \text{ on the 2 cells } \text{top}_2 \left\{ \left\lvert \frac{\partial p_c}{\partial m} \right\rvert :
+    m = 1 \right\} \text{ of iteration } t, \text{ while } p_c(x m + f (1 - m)) > \frac{1}{K}
+    $$
 
     Source: https://arxiv.org/abs/1910.04256, MP2, and with an inpainter as ``fill`` MP2-G. The binary keep-mask m on a coarse
     grid, enlarged by nearest neighbours, starts with every cell kept. Each iteration removes the 2 kept cells of largest

@@ -17,7 +17,14 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("nvp")
 @dataclass(frozen=True)
 class Nvp(MaskExplainer):
-    """VP without the variance: the network gives one score per cell, nothing is sampled and nothing regularised.
+    r"""VP without the variance: the network gives one score per cell, nothing is sampled and nothing regularised.
+
+    $$
+    g = \text{up}(s), \quad s = N_\theta(x), \quad \theta = \operatorname{argmin}_\theta E_{x, k} \left[ \text{KL}(p(x) \, \| \,
+    p(x m_k + b (1 - m_k))) \right], \quad m_k = \text{SOFT}_k(\text{up}(s))
+    $$
+
+    N is the network, b the ``baseline``.
 
     The ablation of the ICLR 2022 submission "Variational Perturbations for Visual Feature Attribution". See `vp` for network,
     mask and loss; the map is the upsampled score, unbounded.

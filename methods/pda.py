@@ -31,7 +31,14 @@ INSTANCES = 100_000
 @METHODS.register("pda")
 @dataclass(frozen=True)
 class PredictionDifferenceAnalysis(Method):
-    """The loss of evidence for the class when a window is unknown, averaged over the windows that contain a pixel.
+    r"""The loss of evidence for the class when a window is unknown, averaged over the windows that contain a pixel.
+
+    $$
+    g(u) = \text{mean}_{W \ni u} \left[ e(p_c(x)) - e(p_c(x \text{ without } W)) \right], \quad e(p) = \log_2 \frac{p N + 1}{(1
+    - p) N + k - 1}
+    $$
+
+    $$p_c(x \text{ without } W) = \text{mean} \; p_c(x \text{ with } W \sim \mathcal{N}(\text{patch} \, | \, \text{frame}))$$
 
     Zintgraf et al. 2017 (https://arxiv.org/abs/1702.04595), algorithm 1, in the form of the authors' code
     (https://github.com/lmzintgraf/DeepVis-PredDiff). p(c | x without the window) is the mean probability over samples of the

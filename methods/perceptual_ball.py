@@ -28,7 +28,14 @@ Features = Callable[[Images], tuple[list[Tensor], Logits]]
 @METHODS.register("perceptual-ball")
 @dataclass(frozen=True)
 class PerceptualBall(Method):
-    """How much each pixel changes until another class overtakes while the features stay near (Elliott et al. 2021).
+    r"""How much each pixel changes until another class overtakes while the features stay near (Elliott et al. 2021).
+
+    $$
+    g = G_\sigma * \sqrt{ \text{mean}_k \, d_k^2 }, \quad d = \operatorname{argmin}_d \, w \sum_l \text{mean} ( f^l(x + d) -
+    f^l(x) )^2 + \text{mean} \, d^2 + \left( D(x + d) - \text{margin} \right)^2, \quad D = f_c - \max_{j \ne c} f_j
+    $$
+
+    w is the ``weight``, G_sigma the Gaussian, f^l the output of layer l.
 
     Elliott, Law and Russell, https://arxiv.org/abs/1912.09405, in the form of the authors' code
     (https://github.com/alan-turing-institute/perceptualBall). L-BFGS without line search (`xbench.ops.lbfgs`) minimises, from

@@ -14,7 +14,9 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("random")
 @dataclass(frozen=True)
 class RandomMap(Method):
-    """Independent uniform values in [0, 1) per pixel, drawn from the image's id: what a map scores by chance (control).
+    r"""Independent uniform values in [0, 1) per pixel, drawn from the image's id: what a map scores by chance (control).
+
+    $$g(u) \sim U(0, 1)$$
 
     Maps (b, h, w). Own decision: no smoothing, so that every order of the pixels is equally likely.
     """

@@ -23,7 +23,14 @@ FAKE = 0.3
 @METHODS.register("realtime")
 @dataclass(frozen=True)
 class RealTime(GridExplainer):
-    """Real time image saliency: a network with the class as input gives the mask of the pixels that show this class.
+    r"""Real time image saliency: a network with the class as input gives the mask of the pixels that show this class.
+
+    $$
+    g = M = \text{up}(N_\theta(x, c)), \quad \theta = \operatorname{argmin}_\theta E \left[ \lambda_1 \text{TV}(M) + \lambda_2
+    \text{mean}(M) - \log \, p_c(\Phi(x, M)) + \lambda_3 \, p_c(\Phi(x, 1 - M))^{\lambda_4} \right]
+    $$
+
+    N is the network, lambda_1 the ``smoothness``, lambda_2 the ``area``, lambda_3 the ``destruction``, lambda_4 the ``power``.
 
     Dabkowski & Gal 2017, https://arxiv.org/abs/1705.07857. For the predicted class c, with Phi(x, M) the image masked by M,
     training minimises smoothness TV(M) + area mean(M) - log p_c(Phi(x, M)) + destruction p_c(Phi(x, 1 - M))^power, where TV is

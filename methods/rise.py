@@ -20,7 +20,11 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("rise")
 @dataclass(frozen=True)
 class Rise(Method):
-    """The mean of random smooth keep-masks, weighted by the class probability under each (Petsiuk et al. 2018, eq. 6).
+    r"""The mean of random smooth keep-masks, weighted by the class probability under each (Petsiuk et al. 2018, eq. 6).
+
+    $$g = \frac{1}{N q} \sum_{j=1}^{N} p_c(x M_j + b (1 - M_j)) \, M_j$$
+
+    N is ``masks``, q is ``keep``, b the ``fill``.
 
     Source: https://arxiv.org/abs/1806.07421, masks as in https://github.com/eclique/RISE: a random binary grid, resized
     bilinearly to one cell more than the image, with its border mirrored, and cropped at a random offset within a cell. The

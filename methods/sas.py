@@ -31,7 +31,12 @@ Score = Callable[[Float[Tensor, "b k c h w"]], Tensor]
 @METHODS.register("sas")
 @dataclass(frozen=True)
 class Sas(Method):
-    """The pre-mask whose thresholded masks of growing area keep the class's logit high, and their complements low.
+    r"""The pre-mask whose thresholded masks of growing area keep the class's logit high, and their complements low.
+
+    $$
+    g = \text{minmax}(s), \quad s = \operatorname{argmin}_s \sum_{k=1}^{K-1} \left[ - f_c(x \text{ under } m_k) + f_c(x \text{
+    under } 1 - m_k) \right], \quad m_k = \text{sigmoid}(s - t_k), \quad \text{mean}(m_k^2) = \frac{k}{K}
+    $$
 
     Singh and Namboodiri, Saliency as a Schedule. A leaf (h, w), smoothed by a Gaussian, is the pre-mask s; its masks are
     m_k = sigmoid(s - t_k), t_k such that mean(m_k^2) = k / K. A mask blurs the image where it is below 1, by up to 20 px at 224

@@ -21,7 +21,13 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("scorecam")
 @dataclass(frozen=True)
 class ScoreCam(Method):
-    """ReLU(sum_k p_c(x * norm(A_k)) A_k): A_k the feature maps of the classifier's ``cam_layer``, p_c the class's probability.
+    r"""ReLU(sum_k p_c(x * norm(A_k)) A_k): A_k the feature maps of the classifier's ``cam_layer``, p_c the class's probability.
+
+    $$
+    g = \text{up} \left( \text{ReLU} \sum_k p_c(x M_k + b (1 - M_k)) \, A_k \right), \quad M_k = \text{minmax}(\text{up}(A_k))
+    $$
+
+    b is the ``fill``.
 
     Wang et al. 2020, https://arxiv.org/abs/1910.01279, with the probability as in the authors' code, where the paper subtracts
     that of a baseline. norm enlarges a feature map to the image's size by bilinear interpolation with ``align_corners=False``

@@ -21,7 +21,11 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("sliding-patch")
 @dataclass(frozen=True)
 class SlidingPatch(Method):
-    """The drop of the class probability when a square patch is filled, p_c(x) - p_c(x filled), for every patch position.
+    r"""The drop of the class probability when a square patch is filled, p_c(x) - p_c(x filled), for every patch position.
+
+    $$g = \text{up}(v), \quad v_P = p_c(x) - p_c(x \text{ with } P \, \text{ filled})$$
+
+    P are the patches.
 
     Zeiler and Fergus 2014 (https://arxiv.org/abs/1311.2901), in the form of Agarwal and Nguyen 2020
     (https://arxiv.org/abs/1910.04256, method SP): the grid of values is stretched bilinearly to the image. Values lie in

@@ -15,7 +15,12 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("smoothgrad")
 @dataclass(frozen=True)
 class SmoothGrad(Method):
-    """Mean over noisy images x + N(0, s^2) of (d f_c / d x)^2 (SmoothGrad-squared), or of d f_c / d x; largest over channels.
+    r"""Mean over noisy images x + N(0, s^2) of (d f_c / d x)^2 (SmoothGrad-squared), or of d f_c / d x; largest over channels.
+
+    $$
+    g = \max_k \frac{1}{N} \sum_{n=1}^{N} \left( \frac{\partial f_c}{\partial x_k} (x + e_n) \right)^2, \quad e_n \sim
+    \mathcal{N}(0, s^2), \quad s = 0.15 \, (\max x - \min x)
+    $$
 
     Smilkov et al. 2017, https://arxiv.org/abs/1706.03825, with s = 0.15 (max x - min x) of each image; the square is that of
     Hooker et al. 2019, https://arxiv.org/abs/1806.10758. As for `gradient`, a pixel's value is the largest over its channels,

@@ -21,7 +21,17 @@ from xbench.types import Images, Labels, Maps
 @METHODS.register("varsal")
 @dataclass(frozen=True)
 class VarSal(GridExplainer):
-    """Variational saliency maps: an encoder gives the mean and the variance of a Gaussian saliency value per pixel.
+    r"""Variational saliency maps: an encoder gives the mean and the variance of a Gaussian saliency value per pixel.
+
+    $$
+    g = \text{up}(\mu), \quad \mu, \nu = N_\theta(x), \quad \theta = \operatorname{argmin}_\theta E_{x, k, s} \left[
+    \text{KL}(p(x) \, \| \, p(x m_k + b (1 - m_k))) \right] + \frac{\beta}{h w} \text{KL}(\mathcal{N}(\mu, \nu) \, \| \,
+    \mathcal{N}(0, K_h \otimes K_w))
+    $$
+
+    $$s \sim \mathcal{N}(\mu, \nu), \quad m_k = \text{SOFT}_k(\text{up}(s))$$
+
+    N is the network, b the baseline, K_n tridiagonal: 1 on and ``alpha`` beside the diagonal.
 
     ICLR 2021 submission "Variational saliency maps for explaining model's behavior". Training draws a saliency map from the
     posterior N(mu, nu), keeps the share k ~ U(0.1, 0.9) of the pixels where it is largest and minimises KL(p(x) || p(x masked))

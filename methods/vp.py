@@ -119,7 +119,17 @@ class MaskExplainer(GridExplainer):
 @METHODS.register("vp")
 @dataclass(frozen=True)
 class Vp(MaskExplainer):
-    """Variational perturbations: a network gives the mean and the variance of a Gaussian mask score per cell.
+    r"""Variational perturbations: a network gives the mean and the variance of a Gaussian mask score per cell.
+
+    $$
+    g = \text{up}(\mu), \quad \mu, \nu = N_\theta(x), \quad \theta = \operatorname{argmin}_\theta E_{x, k, s} \left[
+    \text{KL}(p(x) \, \| \, p(x m_k + b (1 - m_k))) \right] + \frac{\beta}{h w} \text{KL}(\mathcal{N}(\mu, \nu) \, \| \,
+    \mathcal{N}(0, I))
+    $$
+
+    $$s \sim \mathcal{N}(\mu, \nu), \quad m_k = \text{SOFT}_k(\text{up}(s))$$
+
+    N is the network, b the ``baseline``.
 
     ICLR 2022 submission "Variational Perturbations for Visual Feature Attribution". Training draws s0 = mu + sqrt(nu) noise,
     upsamples it bilinearly, keeps the k best pixels by SOFT top-k and minimises KL(p(x) || p(x masked)) + beta reg, where

@@ -82,6 +82,22 @@ def test_plan_shows_cost_and_computes_nothing(xbench: Cli, tmp_path: Path) -> No
     assert not list((tmp_path / "store").rglob("part-*.json"))
 
 
+def test_plan_tells_a_reason_once_for_all_cells_that_have_it(xbench: Cli, tmp_path: Path) -> None:
+    words = ("plan", "--suite", "smoke", "--store", tmp_path / "store")
+    cells = json.loads(xbench(*words, "--json").out)["plan"]
+    lines = [line for line in xbench(*words).out.splitlines() if line.startswith("N/A: ")]
+    told = []
+    for line in lines:
+        names, _, rest = line.removeprefix("N/A: ").partition(" x ")
+        metrics, _, reason = rest.partition(": ")
+        every = dict.fromkeys(cell["metric"] for cell in cells)
+        for method in names.split(", "):
+            told += [(method, metric, reason) for metric in (every if metrics == "all metrics" else metrics.split(", "))]
+    holes = [(c["method"], c["metric"], c["not_applicable"]) for c in cells if c["not_applicable"]]
+    assert sorted(told) == sorted(holes)
+    assert len(lines) == len({reason for _, _, reason in holes}) < len(holes)
+
+
 def test_check_fails_with_status_1_for_a_bad_method(xbench: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(name: str) -> str:
         raise AssertionError("maps differ between two calls")

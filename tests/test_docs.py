@@ -13,6 +13,7 @@ import xbench
 from xbench.cli import app
 from xbench.method import METHODS
 from xbench.metric import METRICS
+from xbench.registry import Entry
 from xbench.run.suite import suite_names
 
 
@@ -30,7 +31,12 @@ def test_the_reference_is_up_to_date(entries: types.ModuleType, name: str) -> No
 
 
 def test_docstrings_become_markdown(entries: types.ModuleType) -> None:
-    docstring = """Sum of a * b_i over i < n, ``code_x`` and |y|.
+    docstring = r"""Sum of a * b_i over i < n, ``code_x`` and |y|.
+
+    $$
+    \sum_{i < n}
+    a * b_i
+    $$
 
     See Name 2020, https://arxiv.org/abs/1: signed.
 
@@ -45,6 +51,10 @@ def test_docstrings_become_markdown(entries: types.ModuleType) -> None:
     assert entries.as_markdown(docstring, defaults).splitlines() == [
         "Sum of a \\* b_i over i &lt; n, `code_x` and |y|.",
         "",
+        "```math",
+        r"\sum_{i < n} a * b_i",
+        "```",
+        "",
         "See Name 2020, <https://arxiv.org/abs/1>: signed.",
         "",
         "| parameter | default | meaning |",
@@ -58,10 +68,25 @@ def test_docstrings_become_markdown(entries: types.ModuleType) -> None:
     assert entries.sources(docstring) == ["https://arxiv.org/abs/1"]
 
 
+@pytest.mark.parametrize("entry", [*METHODS, *METRICS], ids=lambda entry: entry.name)
+def test_every_entry_has_its_formula(entries: types.ModuleType, entry: type[Entry]) -> None:
+    found = re.findall("^```math\n(.+)\n```$", entries.as_markdown(entry.__doc__, entry().parameters), re.MULTILINE)
+    assert found, "no paragraph $$...$$ in the docstring"
+    for formula in found:
+        assert formula.count("{") == formula.count("}")
+        assert formula.count(r"\left") == formula.count(r"\right")
+
+
 def test_the_pictures_are_small_and_of_methods() -> None:
     pictures = [*(ROOT / "docs" / "figures" / "methods").glob("*.png")]
     assert {path.stem for path in pictures} <= {*METHODS.names(), "images"}
     assert sum(path.stat().st_size for path in pictures) < 1.5e6
+
+
+def test_every_metric_has_a_small_picture() -> None:
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "figures" / "metrics").glob("*.png")}
+    assert set(pictures) == set(METRICS.names())
+    assert max(pictures.values()) < 60_000
 
 
 def test_every_link_of_a_document_leads_somewhere() -> None:

@@ -86,9 +86,9 @@ def plan(
     if as_json:
         typer.echo(json.dumps({**_facts(made, speed), "plan": _rows(made)}, indent=2))
         return
+    cells = _rows(made)
     rows: list[list[str]] = []
-    reasons: dict[str, None] = {}
-    for row in _rows(made):
+    for row in cells:
         numbers = [
             f"{row['images']}",
             f"{row['stored_parts']}/{row['parts']}",
@@ -96,15 +96,14 @@ def plan(
             f"{row['backward']:,.0f}",
         ]
         if row["not_applicable"]:
-            reasons[f"{row['metric']} x {row['method']}: {row['not_applicable']}"] = None
             numbers = ["N/A", "", "", ""]
         rows.append([row["method"], row["metric"], *numbers])
     titles = ["method", "metric", "images", "stored parts", "forward", "backward"]
     show_table(titles, rows, f"{made.suite.title}: {made.subset.name} x {made.classifier.name}")
     note("Stored maps are made once for all metrics that read them; they count in the sum only.")
     note("Answers of the classifier that several cells need count for the first of them.")
-    for reason in reasons:
-        note(f"N/A: {reason}")
+    for line in _not_applicable(cells):
+        note(f"N/A: {line}")
     say(_summary(made, speed))
 
 
@@ -265,6 +264,19 @@ def _rows(made: Plan) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _not_applicable(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Why cells do not apply: a line for all that have one reason, methods that share it for the same metrics together."""
+    metrics: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if row["not_applicable"]:
+            metrics.setdefault((row["method"], row["not_applicable"]), {})[row["metric"]] = None
+    every = {row["metric"] for row in rows}
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (method, reason), own in metrics.items():
+        methods.setdefault(("all metrics" if len(own) == len(every) else ", ".join(own), reason), []).append(method)
+    return [f"{', '.join(names)} x {of}: {reason}" for (of, reason), names in methods.items()]
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """The files that `xbench new` writes: working examples of each kind, entry-name and EntryClass to be replaced."""
 
-METHOD = '''"""entry-name: (say in one line what it is)."""
+METHOD = r'''"""entry-name: (say in one line what it is)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from xbench.classifier import Passes
 @METHODS.register("entry-name")
 @dataclass(frozen=True)
 class EntryClass(Method):
-    """Sum over the channels of |d f_c / d x|^power, f_c the logit of the class; maps (b, h, w), >= 0.
+    r"""Sum over the channels of |d f_c / d x|^power, f_c the logit of the class; maps (b, h, w), >= 0.
+
+    $$g = \sum_k \left\lvert \frac{\partial f_c}{\partial x_k} \right\rvert^{power}$$
 
     (Say what yours computes, the shapes and ranges, and its source with a URL.) Own decision: an example to be changed.
 
@@ -46,7 +48,7 @@ class EntryClass(Method):
         return Passes(forward=1, backward=1)
 '''
 
-METRIC = '''"""entry-name: (say in one line what it measures)."""
+METRIC = r'''"""entry-name: (say in one line what it measures)."""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ from xbench.classifier import Passes
 @METRICS.register("entry-name")
 @dataclass(frozen=True)
 class EntryClass(Metric):
-    """Share of the map's pixels above half of its largest value, in [0, 1]; NaN for a map without a positive value.
+    r"""Share of the map's pixels above half of its largest value, in [0, 1]; NaN for a map without a positive value.
+
+    $$\frac{1}{h w} \sum_u \left[ g(u) > \frac{1}{2} \max g \right]$$
 
     (Say what yours measures, its unit and range, and its source with a URL.) Own decision: an example to be changed.
     """

@@ -22,7 +22,9 @@ from xbench.types import Maps
 @METRICS.register("area")
 @dataclass(frozen=True)
 class Area(Removing):
-    """Area between the curves of removing the top k % and the low k % of the pixels, k = 0, 10, .., 100; higher = better.
+    r"""Area between the curves of removing the top k % and the low k % of the pixels, k = 0, 10, .., 100; higher = better.
+
+    $$\int_0^1 \left( \Delta_{\text{top}}(k) - \Delta_{\text{low}}(k) \right) dk$$
 
     With x_k the image whose k % most (top) or least (low) important pixels are replaced by ``fill``, the change at k is
 

@@ -22,7 +22,14 @@ from xbench.types import Maps
 @METRICS.register("consistency")
 @dataclass(frozen=True)
 class Consistency(Metric):
-    """Similarity of a method's maps across mask grids of 1/m of the image, mean over all pairs of ``sizes``.
+    r"""Similarity of a method's maps across mask grids of 1/m of the image, mean over all pairs of ``sizes``.
+
+    $$
+    \frac{1}{\lvert P \rvert} \sum_{(a, b) \in P} \text{sim}(g_a, g_b), \quad \text{sim} = \text{SSIM}, \; \text{corr}, \; 10
+    \log_{10} \frac{1}{\text{mean} (g_a - g_b)^2}
+    $$
+
+    g_m is the map at 1/m of the image, P are the pairs of sizes.
 
     Maps are min-max normalised to [0, 1] and compared by SSIM (Wang et al. 2004: Gaussian window 11, sigma 1.5, data range 1),
     Pearson correlation, and PSNR in dB, whose mean squared error is floored at 1e-10 (100 dB; the record counts the floored

@@ -18,7 +18,11 @@ from xbench.types import Maps
 @METRICS.register("deletion")
 @dataclass(frozen=True)
 class Deletion(Removing):
-    """Area under the softmax probability of the class against the share of pixels removed, most important first.
+    r"""Area under the softmax probability of the class against the share of pixels removed, most important first.
+
+    $$\int_0^1 p_c(x_k) \, dk$$
+
+    x_k is the image without the share k of its pixels that the map calls most important.
 
     Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421. Every step removes the next ceil(h*w / 28) pixels, until none
     is left; they become the classifier's mean pixel, the zero of its normalised input, as in the authors' code. The area is

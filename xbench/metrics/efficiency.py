@@ -20,7 +20,13 @@ from xbench.types import Maps
 @METRICS.register("efficiency")
 @dataclass(frozen=True)
 class Efficiency(Metric):
-    """Time, classifier passes and memory of a map, and the time that the method took to train; lower = better.
+    r"""Time, classifier passes and memory of a map, and the time that the method took to train; lower = better.
+
+    $$
+    t_{\text{one}} = \text{median}_r \, T_r(x), \quad t_{\text{batch}} = \frac{1}{n} \, \text{median}_r \, T_r(x_1, \ldots, x_n)
+    $$
+
+    T_r is the time of the r-th repeat.
 
     - ``seconds_one``: seconds for the map of the image alone; the median of ``repeats`` after one that warms up.
     - ``seconds_batch``: seconds for the maps of the whole batch at once, divided by the number of its images and the same for

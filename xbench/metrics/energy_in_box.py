@@ -19,7 +19,11 @@ from xbench.types import Maps
 @METRICS.register("energy-in-box")
 @dataclass(frozen=True)
 class EnergyInBox(Metric):
-    """Share of a map's positive values that lies in the image's true boxes, in [0, 1]; higher = better.
+    r"""Share of a map's positive values that lies in the image's true boxes, in [0, 1]; higher = better.
+
+    $$\frac{\sum_{u \in B} \max(g(u), 0)}{\sum_u \max(g(u), 0)}$$
+
+    B are the pixels in the true boxes.
 
     Negative values count as 0; a pixel is in a box if its centre is, and counts once where boxes overlap. An image with a mask
     of its object is scored by that instead of by boxes; the record says how many were (``images_by_mask``). Multiplying a map

@@ -31,7 +31,14 @@ JUDGES = ("mnist-resnet8", "mnist-cnn")
 @METRICS.register("filling")
 @dataclass(frozen=True)
 class Filling(Metric):
-    """How well the fill of a perturbation method removes the object: all pixels of its mask, or else its boxes, are replaced.
+    r"""How well the fill of a perturbation method removes the object: all pixels of its mask, or else its boxes, are replaced.
+
+    $$
+    \text{accuracy} = [ \operatorname{argmax}_j q_j(\hat x) = y ], \quad \text{MS-SSIM}(\hat x, x), \quad \text{LPIPS}(\hat x,
+    x), \quad \hat x = (1 - B) \, x + B \cdot \text{fill}
+    $$
+
+    B are the object's pixels, q the judge's probabilities, y the label; [.] is 1 where the condition holds, else 0.
 
     It looks at the method's parameter ``fill`` and at no map: two methods with one fill score the same, and a method without
     a fill has no score. Columns, per image:

@@ -20,7 +20,14 @@ from xbench.types import Maps
 @METRICS.register("game")
 @dataclass(frozen=True)
 class Game(Removing):
-    """Mean class probability when the top k % of the pixels are kept, and when they are removed, k = 0, 10, .., 100.
+    r"""Mean class probability when the top k % of the pixels are kept, and when they are removed, k = 0, 10, .., 100.
+
+    $$
+    \text{insertion} = \text{mean}_k \, p_c(x_k), \quad \text{deletion} = \text{mean}_k \, p_c(x_{-k}), \quad \text{overall} =
+    \text{insertion} - \text{deletion}
+    $$
+
+    x_k is the image with its top k % only, x_-k that without them.
 
     - ``insertion``: the mean over the 11 k of p_c with only the top k % kept, in [0, 1]; higher = better.
     - ``deletion``: the mean over the 11 k of p_c with the top k % removed, in [0, 1]; lower = better.

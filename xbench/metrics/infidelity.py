@@ -21,7 +21,12 @@ from xbench.types import Images, Maps, Masks
 @METRICS.register("infidelity")
 @dataclass(frozen=True)
 class Infidelity(Metric):
-    """Mean of (I . g(x) - (f_c(x) - f_c(x - I)))^2 over Gaussian perturbations I of the image; lower = better.
+    r"""Mean of (I . g(x) - (f_c(x) - f_c(x - I)))^2 over Gaussian perturbations I of the image; lower = better.
+
+    $$
+    \text{infidelity} = \text{mean}_I \left[ \left( I \cdot g - (f_c(x) - f_c(x - I)) \right)^2 \right], \quad \text{scaled} =
+    \min_a \text{mean}_I \left[ \left( a \, I \cdot g - (f_c(x) - f_c(x - I)) \right)^2 \right]
+    $$
 
     - ``scaled``: the map g(x) is first multiplied by the factor of its own that makes the mean smallest; a map of zeros is left
       as it is. In squared logits, like the next.

@@ -25,7 +25,11 @@ FAMILY = "insertion"
 @METRICS.register("insertion")
 @dataclass(frozen=True)
 class Insertion(Removing):
-    """Area under the softmax probability of the class against the share of pixels shown, most important first.
+    r"""Area under the softmax probability of the class against the share of pixels shown, most important first.
+
+    $$\int_0^1 p_c(x_k) \, dk$$
+
+    x_k is the blurred image with the share k of the image's pixels that the map calls most important.
 
     Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421. The curve starts at a blurred image; every step shows the next
     ceil(h*w / 28) pixels as they are, until the image is whole. The area is taken by trapezoid, lies in [0, 1] and is not

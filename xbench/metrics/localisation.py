@@ -70,7 +70,14 @@ class Thresholded(Metric):
 @METRICS.register("localisation")
 @dataclass(frozen=True)
 class Localisation(Thresholded):
-    """Share of images on which the box of the map misses the object: its IoU with every true box is below 0.5; lower = better.
+    r"""Share of images on which the box of the map misses the object: its IoU with every true box is below 0.5; lower = better.
+
+    $$
+    \text{error} = \left[ \max_B \text{IoU}(b_\alpha, B) < \frac{1}{2} \right], \quad b_\alpha = \text{box} \{ u : \max(g(u), 0)
+    > \alpha \max g \}
+    $$
+
+    B are the true boxes; [.] is 1 where the condition holds, else 0.
 
     The box is the tight one around the pixels above ``alpha`` times the map's maximum, negative values counting as 0 (see
     ``threshold_boxes``); a map that is never positive has no box and an IoU of 0. Columns, per image:

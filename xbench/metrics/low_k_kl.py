@@ -22,7 +22,9 @@ from xbench.types import Maps
 @METRICS.register("low-k-kl")
 @dataclass(frozen=True)
 class LowKKL(Removing):
-    """Area under KL(p(x) || p(x_k)) against the share k of pixels removed, least important first; lower = better.
+    r"""Area under KL(p(x) || p(x_k)) against the share k of pixels removed, least important first; lower = better.
+
+    $$\int_0^{0.9} \text{KL}(p(x) \, \| \, p(x_k)) \, dk$$
 
     x_k is the image whose k = 0, 10, .., 90 % least important pixels are replaced by ``fill``. The area is in nats, the share
     running from 0 to 0.9; 0 means that the pixels of the last tenth alone give the same probabilities as the image. Compare it

@@ -20,7 +20,11 @@ from xbench.types import Maps
 @METRICS.register("pointing-game")
 @dataclass(frozen=True)
 class PointingGame(Metric):
-    """1 if the pixel of the map's maximum lies in a true box of the image or near it, else 0; higher = better.
+    r"""1 if the pixel of the map's maximum lies in a true box of the image or near it, else 0; higher = better.
+
+    $$\left[ \min_{v \in B} \lvert v - \operatorname{argmax} g \rvert \le \text{tolerance} \cdot \frac{h}{224} \right]$$
+
+    B are the pixels in the true boxes; [.] is 1 where the condition holds, else 0.
 
     Near is within ``tolerance`` of a box's pixels: of those whose centre lies in the box, the nearest one's is at most that
     far. An image with a mask of its object is scored by the mask's pixels instead; the record says how many were

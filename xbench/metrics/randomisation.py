@@ -22,7 +22,11 @@ from xbench.types import Maps
 @METRICS.register("randomisation")
 @dataclass(frozen=True)
 class Randomisation(Metric):
-    """Similarity of the maps of the intact and of the randomised classifier, mean over stages; it must fall.
+    r"""Similarity of the maps of the intact and of the randomised classifier, mean over stages; it must fall.
+
+    $$\frac{1}{L} \sum_{l=1}^{L} \text{sim}(g, g_l)$$
+
+    g_l is the map under the classifier as randomised at stage l of L.
 
     ``cascading`` randomises all layers from the output down to each stage, ``independent`` the layers of one stage at a time.
     A stage is a group of layers that the classifier declares; where it declares more than ``stages``, consecutive ones are

@@ -25,7 +25,9 @@ SMALLEST_PROBABILITY = 1e-12
 @METRICS.register("saliency-metric")
 @dataclass(frozen=True)
 class SaliencyMetric(Thresholded):
-    """log max(a, 0.05) - log p_c(crop): a the share of the image that the map's box covers, crop what is in it; lower = better.
+    r"""log max(a, 0.05) - log p_c(crop): a the share of the image in the map's box, crop what is in that; lower = better.
+
+    $$\log \max(a, 0.05) - \log \, p_c(\text{crop})$$
 
     Dabkowski & Gal 2017, https://arxiv.org/abs/1705.07857. The box is the tight one around the pixels above ``alpha`` times the
     map's maximum, negative values counting as 0 (see ``threshold_boxes``); the crop is enlarged to the classifier's input,

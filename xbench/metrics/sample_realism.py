@@ -35,7 +35,14 @@ COMMONEST = 3
 @METRICS.register("sample-realism")
 @dataclass(frozen=True)
 class SampleRealism(Metric):
-    """Two looks at the perturbed images that the fill of a perturbation method makes; no map is asked for.
+    r"""Two looks at the perturbed images that the fill of a perturbation method makes; no map is asked for.
+
+    $$
+    \text{entropy} = - \sum_j q_j \log \, q_j, \quad \text{common} = \sum_{j \in \text{top} \, 3} q_j, \quad \text{outside} =
+    \text{mean}_P \, \lvert p_c(x) - p_c(x \text{ with } P \, \text{ filled}) \rvert
+    $$
+
+    q_j is the share of LIME's samples that are taken for class j, P are the patches that touch no box.
 
     A classifier that is shown unrealistic images takes most of them for the same few classes, and reacts to a patch far from
     the object. Columns, per image:

@@ -22,7 +22,11 @@ from xbench.types import Maps
 @METRICS.register("sensitivity")
 @dataclass(frozen=True)
 class Sensitivity(Metric):
-    """Similarity of a method's maps across the settings of a hyper-parameter, mean over all pairs of a sweep, then over sweeps.
+    r"""Similarity of a method's maps across settings of a hyper-parameter: mean over the pairs of a sweep, then over sweeps.
+
+    $$\text{mean}_{\text{sweeps}} \; \frac{2}{n (n - 1)} \sum_{i < j} \text{sim}(g_i, g_j)$$
+
+    g_1, .., g_n are the maps of a sweep.
 
     Compared by SSIM (uniform window 5, sample variances), Pearson correlation of HOG descriptors (cells of 16 px; 4 px below
     64 px, own decision), and Spearman correlation, as in the authors' code. SSIM and HOG see maps min-max normalised to [0, 1]

@@ -19,7 +19,9 @@ from xbench.types import Maps
 @METRICS.register("sensitivity-max")
 @dataclass(frozen=True)
 class SensitivityMax(Metric):
-    """max ||g(x') - g(x)||_2 / ||g(x)||_2 over images x' drawn uniformly within ``radius`` of x; lower = better.
+    r"""max ||g(x') - g(x)||_2 / ||g(x)||_2 over images x' drawn uniformly within ``radius`` of x; lower = better.
+
+    $$\max_{x'} \frac{\| g(x') - g(x) \|_2}{\| g(x) \|_2}, \quad x' \sim U(x - r, x + r)$$
 
     Multiplying a map by a number changes nothing; adding one does. Every pixel and channel moves by up to ``radius``; x' is not
     clipped to [0, 1], as in Captum. The class stays the batch's, and a stochastic method draws the same random numbers for x'

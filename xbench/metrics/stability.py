@@ -29,7 +29,12 @@ FLOOR = 1e-8
 @METRICS.register("stability")
 @dataclass(frozen=True)
 class Stability(Metric):
-    """Local Lipschitz estimate: max ||g(x') - g(x)||_2 / ||x' - x||_2 over x' in a ball around the image; lower = better.
+    r"""Local Lipschitz estimate: max ||g(x') - g(x)||_2 / ||x' - x||_2 over x' in a ball around the image; lower = better.
+
+    $$
+    \max_{x'} \frac{\| g(x') - g(x) \|_2}{\| x' - x \|_2}, \quad x' = \text{clip}(x + \epsilon \, \text{clip}(s A z, -1, 1), 0,
+    1)
+    $$
 
     The search is random-embedding Bayesian optimisation (Wang et al. 2016, https://arxiv.org/abs/1301.1942): per image a
     Gaussian matrix A (c*h*w, d) and x' = clip(x + eps clip(scale A z, -1, 1), 0, 1), z in [-sqrt(d), sqrt(d)]^d; first
