@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,25 +15,28 @@ from xbench.types import Images, Masks
 
 FAR = 1e-6
 """Weight of the mean of all observed pixels in a local mean, whose other weights sum to at most 1."""
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
-"""Estimated error of a pixel at which the solver of the linear imputation stops."""
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+"""Estimated error of a pixel at which the iterations of the linear imputation stop: two more estimates are taken off after that."""
 ITERATIONS = 100
 CACHED = 2**19
 """How many values are imputed at once on a CPU, some 3 colour images of 224 px: more at once leave its caches (measured)."""
-DAMPING = 0.9
-"""Of the multigrid cycle's relaxation; below 1."""
 DENSE = 5
 """Side of the grid on which the solver's coarsest system is inverted as a matrix."""
+DAMPING = 0.9
+"""Of the relaxation on coarse grids; below 1."""
 
-LAPLACIAN = torch.tensor([[-1, -2, -1], [-2, 12, -2], [-1, -2, -1]])
-"""Weights of a pixel's equation in the inside of an image, times 12."""
+AROUND = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]])
+"""Weights of a pixel's neighbours, times 12."""
 BILINEAR = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 """What a node of the coarser grid gives to the pixels around it."""
+HALF = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
+"""Where the weights of a symmetric stencil (n, 5, h, w) lead: to the pixel itself and to four neighbours, rows first.
+
+The weights to the other four are those of the neighbours to the pixel. Weights that would lead outside the grid are 0.
+"""
 
 Operator = Callable[[Tensor], Tensor]
 """A symmetric linear map of fields (h, w, p), the planes last: convolutions of single planes are some hundred times slower."""
-Equations = Callable[[int], Operator]
-"""The operator of n systems on fields (h, w, n * c), by c, the number of planes of every system."""
 
 
 @torch.no_grad()
@@ -62,8 +66,8 @@ def linear_imputation(x: Images, keep: Masks) -> Images:
     equations then determine nothing.
 
     The equations are solved for many images and channels at once by conjugate gradients with a multigrid cycle as
-    preconditioner, to an error of 1e-6 in float32 and 1e-10 in float64 for pixels in [0, 1] as that cycle estimates it; an
-    image's solution does not depend on the others in the batch.
+    preconditioner, to an error of about 1e-6 in float32 and 1e-10 in float64 for pixels in [0, 1] as that cycle estimates it;
+    an image's solution does not depend on the others in the batch.
 
     Raises XbenchError if the solver does not converge, as with pixels that are not finite.
     """
@@ -76,20 +80,40 @@ def linear_imputation(x: Images, keep: Masks) -> Images:
 
 def _imputed(x: Images, keep: Masks) -> Images:
     """The linear imputation of all images at once."""
+    n, c, h, w = x.shape
     seen = (keep >= 0.5).to(x)
     mean = _observed_mean(x, seen)
-    # Where nothing is observed everything is: nothing is left to solve, and the image is flat.
-    nothing = ~seen.bool().flatten(1).any(1).view(-1, 1, 1, 1)
-    hole = (1 - seen) * ~nothing
+    # Where nothing is observed nothing is left to solve: the image becomes flat.
+    hole = (1 - seen) * seen.flatten(1).amax(1).view(-1, 1, 1, 1)
     # The equations hold for a constant image, so that the mean can be left out; this keeps rounding small against contrast.
-    given = torch.where(hole > 0, 0, x - mean)
-    n, c, h, w = x.shape
-    equations, relax = _laplacian(hole[:, 0].permute(1, 2, 0).contiguous())
-    laplacian = equations(c)
-    target = laplacian(given.permute(2, 3, 0, 1).reshape(h, w, n * c)).neg_()
-    solved = _conjugate_gradients(laplacian, _multigrid(equations, relax, c), target)
-    solved = solved.view(h, w, n, c).permute(2, 3, 0, 1)
-    return torch.where(nothing, mean, torch.where(hole > 0, solved + mean, x))
+    given = (x - mean).mul_(seen).permute(2, 3, 0, 1).reshape(h, w, n * c).contiguous()
+    rows, columns = (_neighbours(size).to(x) for size in (h, w))
+    diagonal = rows[:, None] * columns - 4
+    missing = _repeated(hole.permute(2, 3, 0, 1).flatten(2), c)
+    relax = missing / diagonal[..., None]
+    around = AROUND.to(x)
+
+    def laplacian(u: Tensor) -> Tensor:
+        image = _filtered(u, 12 * (around == 0) - around)
+        for end in (0, -1):  # neighbours outside the image weigh nothing
+            image[end].sub_(u[end], alpha=4)
+            image[:, end].addcmul_(rows[:, None], u[:, end], value=-1)
+        return image.mul_(missing)
+
+    below = _multigrid(_coarser(_stencil(hole, diagonal)), c)
+
+    def cycle(residual: Tensor) -> Tensor:
+        # As on the coarser grids, but undamped, which is best for these weights and makes the cycle shorter: what a pixel
+        # misses after a relaxation comes from its neighbours alone.
+        relaxed = relax * residual
+        u = _interpolated(below(_restricted(_filtered(relaxed, around).mul_(missing))), h, w)
+        torch.addcmul(relaxed, u, missing, out=u)
+        return relaxed.addcmul_(relax, _filtered(u, around))
+
+    solved = _conjugate_gradients(laplacian, cycle, _filtered(given, around).mul_(missing))
+    # What the iterations have rounded off shows in the equations themselves.
+    solved.sub_(cycle(laplacian(given.add_(solved))))
+    return torch.where(seen > 0, x, solved.view(h, w, n, c).permute(2, 3, 0, 1) + mean)
 
 
 def _observed_mean(x: Images, seen: Masks) -> Images:
@@ -98,28 +122,15 @@ def _observed_mean(x: Images, seen: Masks) -> Images:
     return torch.where(count > 0, (x * seen).sum((2, 3), keepdim=True) / count.clamp_min(1), x.mean((2, 3), keepdim=True))
 
 
-def _laplacian(hole: Tensor) -> tuple[Equations, Tensor]:
-    """The equations' left side and its relaxation weights (h, w, n), for fields that vanish outside the hole (h, w, n).
+def _stencil(hole: Masks, diagonal: Tensor) -> Tensor:
+    """The symmetric stencils (n, 5, h, w) of the equations for fields that vanish outside the hole (n, 1, h, w).
 
-    At a missing pixel: the neighbours' weights times the pixel minus the weighted sum of the neighbours; 0 at the others.
+    At a missing pixel: the neighbours' weights, ``diagonal`` (h, w), times the pixel minus the weighted sum of the neighbours.
     """
-    rows, columns = (_neighbours(size).to(hole) for size in hole.shape[:2])
-    diagonal = (rows[:, None] * columns - 4)[..., None]
-
-    def equations(c: int) -> Operator:
-        missing = _repeated(hole, c)
-        kernel = LAPLACIAN.to(hole)
-
-        def laplacian(u: Tensor) -> Tensor:
-            image = _filtered(u, kernel)
-            for end in (0, -1):  # neighbours outside the image weigh nothing
-                image[end].sub_(u[end], alpha=4)
-                image[:, end].addcmul_(rows[:, None], u[:, end], value=-1)
-            return image.mul_(missing)
-
-        return laplacian
-
-    return equations, torch.where(hole > 0, DAMPING / diagonal, 0)
+    h, w = diagonal.shape
+    padded = F.pad(hole, (1, 1, 0, 1))
+    pairs = [hole * padded[..., i : i + h, j + 1 : j + 1 + w] * -(2 if 0 in (i, j) else 1) for i, j in HALF[1:]]
+    return torch.cat([hole * diagonal, *pairs], 1)
 
 
 def _repeated(u: Tensor, c: int) -> Tensor:
@@ -150,54 +161,68 @@ def _planes_last(u: Tensor) -> Tensor:
 
 def _conjugate_gradients(operator: Operator, precondition: Operator, target: Tensor) -> Tensor:
     """Solution of operator(u) = target for every plane of (h, w, p), with step sizes of its own."""
+    scratch = torch.empty_like(target)
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).flatten(1).sum(0).view(a.shape[1:]).sum(0)  # in two steps along memory
+        return torch.mul(a, b, out=scratch).sum(0).sum(0)  # in two steps along memory
 
-    u, residual = torch.zeros_like(target), target.clone()
+    u, residual = torch.zeros_like(target), target
     estimate = precondition(residual)
-    direction = estimate
+    direction = estimate.clone()
     energy = dot(residual, estimate)
     for _ in range(ITERATIONS):
         # The preconditioner is close to the inverse, hence its answer to the residual close to the error. Planes that have
         # converged stand still, so that how long the others take is nothing to them.
-        error = estimate.abs().flatten(1).amax(0).view(estimate.shape[1:]).amax(0)
-        active = ~(error <= TOLERANCE[target.dtype])
+        active = ~(torch.abs(estimate, out=scratch).amax(0).amax(0) <= TOLERANCE[target.dtype])
         if not active.any():
-            return u
+            return u.add_(estimate)
         image = operator(direction)
         step = torch.where(active, energy / dot(direction, image), 0)
         u.addcmul_(direction, step)
         residual.addcmul_(image, step, value=-1)
         estimate = precondition(residual)
         previous, energy = energy, dot(residual, estimate)
-        direction = torch.addcmul(estimate, direction, torch.where(active, energy / previous, 0))
+        torch.addcmul(estimate, direction, torch.where(active, energy / previous, 0), out=direction)
     raise XbenchError(f"linear imputation did not converge in {ITERATIONS} iterations; are all pixels finite?")
 
 
-def _multigrid(equations: Equations, relax: Tensor, c: int) -> Operator:
-    """One symmetric V-cycle for equations with a 3x3 stencil on (h, w, n * c) that vanish where ``relax`` (h, w, n) does.
+def _multigrid(stencil: Tensor, c: int) -> Operator:
+    """One symmetric V-cycle for the equations of a symmetric stencil (n, 5, h, w), of fields (h, w, n * c).
 
-    Every second pixel is a node of the next coarser grid; a coarse field is interpolated bilinearly and cut to the support.
+    Every second pixel is a node of the next coarser grid; a coarse field is interpolated bilinearly.
     The coarse operators are the Galerkin ones: they know of single observed pixels that a coarse grid cannot resolve.
     """
-    h, w, _ = relax.shape
-    support = (relax > 0).to(relax)
+    n, _, h, w = stencil.shape
     if max(h, w) <= DENSE:
-        return _inverse(equations, support, c)
+        return _inverse(stencil, c)
+    below = _multigrid(_coarser(stencil), c)
+    size = h * w
+    diagonal, *others = _repeated(stencil.permute(1, 2, 3, 0).reshape(5, size, n), c)
+    # In one line of pixels every neighbour is a fixed distance ahead; where that leads around the border the weight is 0.
+    ahead = [(i * w + j, others[k][: max(0, size - i * w - j)]) for k, (i, j) in enumerate(HALF[1:])]
 
-    def galerkin(u: Tensor) -> Tensor:
-        return _restricted(wide(_interpolated(u, h, w).mul_(wide_support)))
+    def exchange(total: Tensor, u: Tensor, value: int) -> Tensor:
+        total, u = total.view(size, n * c), u.view(size, n * c)
+        for distance, weight in ahead:
+            total[: len(weight)].addcmul_(weight, u[distance:], value=value)
+            total[distance:].addcmul_(weight, u[: len(weight)], value=value)
+        return total.view(h, w, n * c)
 
-    wide, wide_support = equations(9), _repeated(support, 9)
-    below = _multigrid(*_measured(galerkin, (h // 2 + 1, w // 2 + 1), relax), c)
-    operator = equations(c)
-    support, relax = _repeated(support, c), _repeated(relax, c)
+    # By Gershgorin's theorem the eigenvalues of relax times operator are at most 2 * DAMPING: relaxation converges, so that
+    # the cycle is positive definite whatever the stencils are.
+    reach = diagonal.clone()
+    for distance, weight in ahead:
+        reach[: len(weight)] += weight.abs()
+        reach[distance:] += weight.abs()
+    bound = torch.maximum(diagonal, reach / 2)
+    relax = torch.where(bound > 0, DAMPING / bound, 0)
+    rest = (1 - relax * diagonal).view(h, w, n * c)
+    relax = relax.view(h, w, n * c)
 
     def cycle(residual: Tensor) -> Tensor:
-        u = relax * residual
-        u.addcmul_(support, _interpolated(below(_restricted(residual - operator(u))), h, w))
-        return u.addcmul_(relax, residual - operator(u))
+        relaxed = relax * residual
+        u = _interpolated(below(_restricted(exchange(rest * residual, relaxed, -1))), h, w).add_(relaxed)
+        return exchange(residual.clone(), u, -1).mul_(relax).addcmul_(rest, u)
 
     return cycle
 
@@ -218,47 +243,44 @@ def _restricted(u: Tensor) -> Tensor:
     return _planes_last(F.conv2d(_planes_first(u), BILINEAR.to(u).expand(p, 1, 3, 3), None, 2, (2 - h % 2, 2 - w % 2), 1, p))
 
 
-def _measured(operator: Operator, size: tuple[int, int], like: Tensor) -> tuple[Equations, Tensor]:
-    """The same equations by their 3x3 stencils, and relaxation weights (*size, n), from their operator on (*size, n * 9)."""
-    h, w = size
-    # Pixels of one of nine colours are so far apart that the stencils around them do not overlap.
-    row, column = torch.arange(h, device=like.device)[:, None], torch.arange(w, device=like.device)
-    colour = row % 3 * 3 + column % 3
-    n = like.shape[2]
-    response = operator(F.one_hot(colour, 9).to(like).repeat(1, 1, n)).view(h, w, n, 9)
-    around = torch.stack([(row + i) % 3 * 3 + (column + j) % 3 for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    stencil = response.movedim(3, 0).gather(0, around[..., None].expand(9, h, w, n))
-
-    def equations(c: int) -> Operator:
-        terms = _repeated(stencil, c)
-
-        def apply(u: Tensor) -> Tensor:
-            padded = F.pad(u, (0, 0, 1, 1, 1, 1))
-            total = terms[4] * u
-            for k in (0, 1, 2, 3, 5, 6, 7, 8):
-                total.addcmul_(terms[k], padded[k // 3 : k // 3 + h, k % 3 : k % 3 + w])
-            return total
-
-        return apply
-
-    # By Gershgorin's theorem the eigenvalues of relax times operator are at most 2 * DAMPING: relaxation converges, so that
-    # the cycle is positive definite whatever the stencils are.
-    bound = torch.maximum(stencil[4], stencil.abs().sum(0) / 2)
-    return equations, torch.where(bound > 0, DAMPING / bound, 0)
+def _coarser(stencil: Tensor) -> Tensor:
+    """The Galerkin stencils (n, 5, h // 2 + 1, w // 2 + 1): of restriction after the equations after interpolation."""
+    h, w = stencil.shape[2:]
+    return F.conv2d(stencil, _galerkin().to(stencil), stride=2, padding=(3 - h % 2, 3 - w % 2))
 
 
-def _inverse(equations: Equations, support: Tensor, c: int) -> Operator:
-    """The inverse of equations on a small grid, as a matrix for each of the n systems.
+@functools.cache
+def _galerkin() -> Tensor:
+    """What a weight to the ``b``-th neighbour gives to a node's weight to its ``a``-th, (a, b, 5, 5), by where it is.
 
-    The operator may be singular where many coarse fields differ in few missing pixels only; a small share of the diagonal is
-    added, which a preconditioner can afford.
+    It is the sum over both directions of the product of the two nodes' shares in the pixels that the weight connects.
     """
-    h, w, n = support.shape
+    nodes = torch.zeros(len(HALF), 11, 11)
+    for node, (i, j) in zip(nodes, HALF, strict=True):
+        node[4 + 2 * i : 7 + 2 * i, 4 + 2 * j : 7 + 2 * j] = BILINEAR
+    kernel = torch.zeros(len(HALF), len(HALF), 5, 5)
+    for a, node in enumerate(nodes):
+        for b, (i, j) in enumerate(HALF):
+            here, there = ((slice(3 + k, 8 + k), slice(3 + m, 8 + m)) for k, m in ((0, 0), (i, j)))
+            kernel[a, b] = nodes[0][here] * node[there]
+            if b > 0:
+                kernel[a, b] += nodes[0][there] * node[here]
+    return kernel
+
+
+def _inverse(stencil: Tensor, c: int) -> Operator:
+    """The inverse of the equations of stencils (n, 5, h, w) on a small grid, as a matrix for each of the n systems.
+
+    They may be singular where many coarse fields differ in few missing pixels only; a small share of the diagonal is added,
+    which a preconditioner can afford.
+    """
+    n, _, h, w = stencil.shape
     size = h * w
-    basis = torch.eye(size, dtype=support.dtype, device=support.device).repeat(1, n).view(h, w, n * size)
-    basis = basis * _repeated(support, size)
-    matrix = equations(size)(basis).view(size, n, size).movedim(1, 0)
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    matrix = matrix + torch.diag_embed(1e-4 * diagonal + (support.flatten(0, 1).T == 0).to(diagonal))
+    diagonal, *others = stencil.flatten(2).unbind(1)
+    matrix = torch.diag_embed((1 + 1e-4) * diagonal + (diagonal <= 0).to(diagonal))
+    for (i, j), weight in zip(HALF[1:], others, strict=True):
+        if i * w + j < size:
+            half = torch.diag_embed(weight[:, : size - i * w - j], i * w + j)
+            matrix += half + half.mT
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     return lambda u: (inverse @ u.view(size, n, c).movedim(1, 0)).movedim(0, 1).reshape(h, w, n * c)
