@@ -16,7 +16,7 @@ from xbench.types import Images, Masks
 FAR = 1e-6
 """Weight of the mean of all observed pixels in a local mean, whose other weights sum to at most 1."""
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-"""Estimated error of a pixel at which the iterations of the linear imputation stop: two more estimates are taken off after that."""
+"""Estimated error of a pixel at which the iterations of the linear imputation stop: two more estimates come off then."""
 ITERATIONS = 100
 CACHED = 2**19
 """How many values are imputed at once on a CPU, some 3 colour images of 224 px: more at once leave its caches (measured)."""
