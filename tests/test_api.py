@@ -56,6 +56,9 @@ def test_it_computes_what_the_command_computes(tmp_path: Path, capsys: pytest.Ca
     assert repr(run) == "<xbench.Run 'smoke': mnist x mnist-cnn, 8 cells, 0 failed, 2 not applicable>"
     page = run._repr_html_()
     assert page.count("<tr>") == 3
+    command = "xbench run --suite smoke -m gradient -m random --limit 2"
+    assert (run.reproduce, run.board().reproduce) == (command, command)
+    assert f"<code>{command}</code>" in page
     assert "<script" not in page
     for picture, panels in ((run.plot_ranks(), 1), (run.plot_curves(), 8), (run.plot_maps(2), 7)):
         assert len(picture.axes) == panels
@@ -80,6 +83,7 @@ def test_a_network_and_a_subset_are_taken_as_they_are(tmp_path: Path) -> None:
     about = {"dataset": few, "store": tmp_path, "quiet": True}
     run = xbench.run("smoke", [METHODS.make("gradient"), "vp"], classifier=mine, **about)
     assert mine.training
+    assert run.reproduce == ""
     assert all(parameter.requires_grad for parameter in mine.parameters())
     assert all(before[name].equal(value) for name, value in mine.state_dict().items())
     assert {(r.classifier, r.subset) for r in run.results} == {("Sequential", "few")}
@@ -113,9 +117,23 @@ def test_what_is_no_method_is_named(tmp_path: Path, methods: list[object], messa
         xbench.run("smoke", methods, store=tmp_path)
 
 
+def test_what_takes_too_long_fails_and_the_rest_goes_on(tmp_path: Path) -> None:
+    run = xbench.run("smoke", ["gradient", "rise"], limit=2, store=tmp_path, timeout=1e-4, quiet=True)
+    assert {result.reason for result in run.failed} == {"TooLong: took longer than 0.0001 s"}
+    assert len(run.failed) == len([result for result in run.results if result.status != "n/a"])
+
+
+def test_a_notebooks_own_method_has_no_command(tmp_path: Path) -> None:
+    with scratch_registries():
+        run_cell(CELL, 200, types.ModuleType("cells"))
+        assert xbench.run("smoke", ["cell"], limit=2, store=tmp_path, quiet=True).reproduce == ""
+
+
 def test_other_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(XbenchError, match="limit=0: must be at least 1 image"):
         xbench.run("smoke", limit=0, store=tmp_path)
+    with pytest.raises(XbenchError, match="timeout=0: must be above 0 seconds"):
+        xbench.run("smoke", timeout=0, store=tmp_path)
     with pytest.raises(XbenchError, match=r"classifier 'Linear' does not take images \(3, 28, 28\)"):
         xbench.run("smoke", classifier=nn.Linear(3, 10), store=tmp_path)
     with pytest.raises(XbenchError, match="device 'gpu' cannot be used"):
@@ -127,6 +145,7 @@ def test_other_wrong_arguments_are_named(tmp_path: Path) -> None:
 CELL = '''
 from dataclasses import dataclass
 from xbench import METHODS, Method
+from xbench.classifier import Passes
 
 @METHODS.register("cell")
 @dataclass(frozen=True)
@@ -136,6 +155,9 @@ class Cell(Method):
 
     def __call__(self, classifier, x, y, rng):
         return x.mean(1) ** self.power
+
+    def cost(self, shape):
+        return Passes()
 '''
 
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -248,6 +249,15 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert names - metadata == expected
     documents = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
     assert {name.partition("/")[2] for name in metadata} == documents
+
+
+def test_every_folder_of_data_is_listed():
+    """Else setuptools prints a page of warnings for each when it builds."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name.rpartition("/")[0] for name in tracked() if name.partition("/")[0] in ("xbench", "methods", "datasets")}
+    packages = {(folder if folder.startswith("xbench") else f"xbench/{folder}").replace("/", ".") for folder in folders}
+    assert packages == set(listed["packages"])
+    assert all("/" not in pattern for patterns in listed["package-data"].values() for pattern in patterns)
 
 
 def test_the_wheel_is_as_large_as_the_documents_say(wheel):

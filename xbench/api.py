@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from xbench.models.module import from_module
 from xbench.result import Result
 from xbench.run.cells import Plan
 from xbench.run.choice import chosen
+from xbench.run.command import command_of
 from xbench.run.machine import measured_speed
 from xbench.run.plan import load_classifier, make_plan
 from xbench.run.progress import Progress
@@ -50,6 +52,7 @@ def run_suite(
     seed: int | None = None,
     device: str | None = None,
     batch_size: int | None = None,
+    timeout: float | None = None,
     quiet: bool = False,
 ) -> Run:
     """Runs a suite, or what of it is not stored, as ``xbench run`` does; it is called as ``xbench.run``.
@@ -66,6 +69,7 @@ def run_suite(
         seed: another seed than the suite's.
         device: by default where a classifier that is given is, else cpu.
         batch_size: images per classifier pass.
+        timeout: seconds after which a part (50 images) of a cell has failed; only in a process's main thread.
         quiet: no line a cell.
 
     Raises XbenchError for anything unknown or unfit, before anything is computed. A cell that fails is a hole in the result.
@@ -80,6 +84,8 @@ def run_suite(
     )
     if limit is not None and limit < 1:
         raise XbenchError(f"limit={limit}: must be at least 1 image")
+    if timeout is not None and not timeout > 0:
+        raise XbenchError(f"timeout={timeout}: must be above 0 seconds")
     source = DATASETS.make(asked.dataset) if given is None else _Given(given)
     if isinstance(classifier, nn.Module):
         model = _on(device, classifier, source)
@@ -98,15 +104,24 @@ def run_suite(
     )
     speed = measured_speed(plan.classifier) if plan.todo else (0.0, 0.0)
     with Progress(plan, speed, Console(quiet=quiet, force_jupyter=False)) as progress:
-        return Run(plan, tuple(run_plan(plan, progress)))
+        results = tuple(run_plan(plan, progress, timeout=timeout))
+    if isinstance(classifier, nn.Module) or isinstance(dataset, Subset) or not all(_importable(c.method) for c in plan.cells):
+        return Run(plan, results)
+    specs = [_spec(method) for method in methods or ()]
+    return Run(plan, results, command_of(str(suite), specs, limit, dataset, classifier, None, settings, seed))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What ``xbench.run`` gives: the results of all cells in order, and what can be made of them. Notebooks show the board."""
+    """What ``xbench.run`` gives: the results of all cells in order, and what can be made of them. Notebooks show the board.
+
+    ``reproduce`` is the command that computes the same, on the board too; "" if there is none, because a network, a subset or
+    a notebook's own method was given.
+    """
 
     plan: Plan
     results: tuple[Result, ...]
+    reproduce: str = ""
 
     @property
     def failed(self) -> list[Result]:
@@ -123,7 +138,7 @@ class Run:
 
     @functools.cached_property
     def _board(self) -> Board:
-        return make_board(self.results, self.plan.suite.title, self.plan.suite.description)
+        return make_board(self.results, self.plan.suite.title, self.plan.suite.description, self.reproduce)
 
     def plot_ranks(self) -> Picture:
         """How often each method took each rank; XbenchError if no method is ranked."""
@@ -184,6 +199,11 @@ def _spec(method: str | Method) -> str:
     if not method.name or METHODS.make(method.spec) != method:
         raise XbenchError(f"{type(method).__name__} is not registered: write @METHODS.register('name') above its @dataclass")
     return method.spec
+
+
+def _importable(method: Method) -> bool:
+    """Whether another process finds the method: a notebook's own is in no file."""
+    return getattr(sys.modules.get(type(method).__module__), "__file__", None) is not None
 
 
 def _on(device: str | None, network: nn.Module, source: Dataset) -> Classifier:

@@ -15,5 +15,10 @@ def html(board: Board) -> str:
     """
     failed = [clean(f"{r.metric} x {r.method}: {r.reason}") for r in board.results if r.status == "failed"]
     return template("snippet.html.j2").render(
-        title=clean(board.title), facts=facts(board), heads=heads(board), rows=rows(board), failed=failed
+        title=clean(board.title),
+        facts=facts(board),
+        heads=heads(board),
+        rows=rows(board),
+        failed=failed,
+        reproduce=board.reproduce,
     )

@@ -21,12 +21,12 @@ from xbench.cli.common import (
     SetOption,
     StoreOption,
     SuiteOption,
-    command_of,
     named,
     plan_of,
 )
 from xbench.cli.telling import console, say
 from xbench.errors import XbenchError
+from xbench.run.command import command_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

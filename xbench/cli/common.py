@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -101,30 +100,6 @@ def named(method: list[str] | None, methods: str | None) -> list[str] | None:
 
     listed = [] if methods is None else [spec.strip() for spec in split_outside(methods, ",")]
     return [*(method or ()), *listed] or None
-
-
-def command_of(
-    suite: str,
-    methods: list[str] | None = None,
-    limit: int | None = None,
-    dataset: str | None = None,
-    classifier: str | None = None,
-    images: int | None = None,
-    settings: list[str] | None = None,
-    seed: int | None = None,
-    precision: PrecisionName = PrecisionName.FP32,
-) -> str:
-    """The command that computes what a board shows, to be printed on it."""
-    options = {"--images": images, "--limit": limit, "--dataset": dataset, "--classifier": classifier, "--seed": seed}
-    words = ["xbench", "run", "--suite", suite]
-    words += [] if precision is PrecisionName.FP32 else ["--precision", precision.value]
-    for method in methods or ():
-        words += ["-m", method]
-    for setting in settings or ():
-        words += ["--set", setting]
-    for name, value in options.items():
-        words += [] if value is None else [name, str(value)]
-    return shlex.join(words)
 
 
 def plan_of(

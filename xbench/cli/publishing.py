@@ -19,12 +19,12 @@ from xbench.cli.common import (
     DeviceOption,
     StoreOption,
     SuiteOption,
-    command_of,
     plan_of,
     stoppable,
 )
 from xbench.cli.telling import say, warn
 from xbench.errors import XbenchError
+from xbench.run.command import command_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,13 +25,13 @@ from xbench.cli.common import (
     SetOption,
     StoreOption,
     SuiteOption,
-    command_of,
     named,
     plan_of,
     stoppable,
 )
 from xbench.cli.telling import Detail, console, failed, note, say, show_table
 from xbench.errors import XbenchError
+from xbench.run.command import command_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
