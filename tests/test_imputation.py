@@ -13,6 +13,7 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from xbench import XbenchError
+from xbench.ops import imputation
 from xbench.ops.blur import gaussian_blur
 from xbench.ops.imputation import linear_imputation, local_mean
 
@@ -175,6 +176,36 @@ def test_other_images_of_the_batch_change_nothing(size: int) -> None:
         assert (single - found[i]).abs().max() < 1e-13
         channel = linear_imputation(x[i : i + 1, 1:], keep[i : i + 1])[0, 0]
         assert (channel - found[i, 1]).abs().max() < 1e-13
+
+
+def system(stencil: Tensor) -> Tensor:
+    """The matrix (h*w, h*w) of a stencil (5, h, w), weight by weight."""
+    _, h, w = stencil.shape
+    matrix = torch.zeros(h * w, h * w, dtype=stencil.dtype)
+    for weights, (down, right) in zip(stencil, imputation.HALF, strict=True):
+        for i, j in [(i, j) for i in range(h) for j in range(w) if weights[i, j]]:
+            here, there = i * w + j, (i + down) * w + j + right
+            assert i + down < h
+            assert 0 <= j + right < w
+            matrix[here, there] = matrix[there, here] = weights[i, j]
+    return matrix
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 8), (7, 10), (2, 5)])
+def test_coarse_equations_are_those_of_interpolated_fields(size: tuple[int, int]) -> None:
+    """Against the product of dense matrices, the interpolation written down as hats around every second pixel."""
+    h, w = size
+    stencil = torch.rand(1, 5, h, w, generator=torch.Generator().manual_seed(4), dtype=torch.float64) - 0.5
+    for weights, (down, right) in zip(stencil[0], imputation.HALF, strict=True):
+        inside = [[0 <= i + down < h and 0 <= j + right < w for j in range(w)] for i in range(h)]
+        weights.mul_(torch.tensor(inside))
+    hats = []
+    for length in size:
+        place = 2 * torch.arange(length // 2 + 1) - (1 - length % 2)
+        hats.append((1 - (torch.arange(length)[:, None] - place).abs() / 2).clamp_min(0).double())
+    hats = torch.kron(*hats)
+    expected = hats.T @ system(stencil[0]) @ hats
+    torch.testing.assert_close(system(imputation._coarser(stencil)[0]), expected)
 
 
 def test_images_that_are_not_finite_are_an_error() -> None:

@@ -16,13 +16,13 @@ from xbench.types import Images, Masks
 FAR = 1e-6
 """Weight of the mean of all observed pixels in a local mean, whose other weights sum to at most 1."""
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-"""Estimated error of a pixel at which the iterations of the linear imputation stop: two more estimates come off then."""
+"""Estimated error of a pixel at which the iterations of the linear imputation stop; two more estimates are then taken off."""
 ITERATIONS = 100
-CACHED = 2**19
-"""How many values are imputed at once on a CPU, some 3 colour images of 224 px: more at once leave its caches (measured)."""
+CACHED = 3 * 2**18
+"""How many values are imputed at once on a CPU, some 5 colour images of 224 px: about the fastest (measured)."""
 DENSE = 5
 """Side of the grid on which the solver's coarsest system is inverted as a matrix."""
-DAMPING = 0.9
+DAMPING = 0.95
 """Of the relaxation on coarse grids; below 1."""
 
 AROUND = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]])
@@ -72,8 +72,8 @@ def linear_imputation(x: Images, keep: Masks) -> Images:
     Raises XbenchError if the solver does not converge, as with pixels that are not finite.
     """
     if x.device.type == "cpu":
-        count = max(1, CACHED // x.shape[1:].numel())
-        return torch.cat([_imputed(*part) for part in zip(x.split(count), keep.split(count), strict=True)])
+        parts = max(1, -(-x.numel() // CACHED))
+        return torch.cat([_imputed(*part) for part in zip(x.chunk(parts), keep.chunk(parts), strict=True)])
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # whose three digits are not enough
         return _imputed(x, keep)
 
