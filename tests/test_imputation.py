@@ -165,6 +165,24 @@ def test_pixels_are_missing_below_one_half(impute: Impute) -> None:
     assert torch.equal(impute(x, soft.double()), expected)
 
 
+def test_threads_change_no_more_than_rounding_and_report_errors() -> None:
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(5, 3, 30, 31, generator=generator)
+    keep = (torch.rand(5, 1, 30, 31, generator=generator) > 0.7).float()
+    try:
+        torch.set_num_threads(1)
+        alone = linear_imputation(x, keep)
+        torch.set_num_threads(3)
+        assert torch.allclose(linear_imputation(x.clone().requires_grad_(), keep), alone, atol=1e-6)
+        x[4, 0, 0, 0], keep[4, 0, 0, 0] = torch.inf, 1
+        with pytest.raises(XbenchError, match="did not converge"):
+            linear_imputation(x, keep)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("size", [28, 75])
 def test_other_images_of_the_batch_change_nothing(size: int) -> None:
     """Some of these systems are solved at once, others after many iterations."""

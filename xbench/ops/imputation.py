@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xbench.errors import XbenchError
 from xbench.ops.blur import gaussian_blur
+from xbench.ops.parallel import side_by_side
 from xbench.types import Images, Masks
 
 FAR = 1e-6
@@ -72,12 +73,13 @@ def linear_imputation(x: Images, keep: Masks) -> Images:
     Raises XbenchError if the solver does not converge, as with pixels that are not finite.
     """
     if x.device.type == "cpu":
-        parts = max(1, -(-x.numel() // CACHED))
-        return torch.cat([_imputed(*part) for part in zip(x.chunk(parts), keep.chunk(parts), strict=True)])
+        parts = max(1, min(len(x), torch.get_num_threads()), -(-x.numel() // CACHED))
+        return torch.cat(side_by_side(_imputed, list(zip(x.chunk(parts), keep.chunk(parts), strict=True))))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # whose three digits are not enough
         return _imputed(x, keep)
 
 
+@torch.no_grad()
 def _imputed(x: Images, keep: Masks) -> Images:
     """The linear imputation of all images at once."""
     n, c, h, w = x.shape
