@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from xbench import Classifier, NotApplicable, Subset, XbenchError
-from xbench.classifier import Passes, default_batch_size
+from xbench.batches import default_batch_size
+from xbench.classifier import Passes
 from xbench.subset import confident_ids
 from xbench.testing import tiny_classifier, tiny_images, tiny_transformer
 

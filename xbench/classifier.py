@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from xbench.batches import batched
+from xbench.batches import STREAMED, batched, default_batch_size
 from xbench.errors import NotApplicable, XbenchError
 from xbench.registry import Entry, Registry
 from xbench.types import Images, Logits, Precision
@@ -130,6 +130,8 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def predict(self, x: Images) -> Logits:
         """Logits (b, k) without gradients, in the classifier's form and precision: no hook sees them, all are counted."""
+        if len(x) > self.predict_size:
+            return torch.cat([self.predict(part) for part in x.split(self.predict_size)])
         if self.form is not None:
             self._count(x)
             return self.form(x)
@@ -155,6 +157,12 @@ class Classifier(nn.Module):
     def predict_size(self) -> int:
         """Images per pass of ``predict``: the form's, or less if that did not fit into memory."""
         size = self.form.batch_size if self.form is not None else self.chosen_batch_size
+        return min(size, self.fitting_batch_size or size)
+
+    @property
+    def stream_size(self) -> int:
+        """Images that are made at a time for ``predict``, whose form may be fastest on fewer than it pays to mask and fill."""
+        size = max(self.predict_size, STREAMED // (self.shape[1] * self.shape[2]))
         return min(size, self.fitting_batch_size or size)
 
     def halve(self, size: int) -> bool:
@@ -254,12 +262,6 @@ def _draw_anew(parameters: Sequence[Tensor]) -> None:
     """Normal values of the root mean square that each tensor has, or 0.02."""
     for parameter in parameters:
         parameter.normal_(0, float(parameter.double().square().mean().sqrt()) or 0.02)
-
-
-def default_batch_size(shape: tuple[int, int, int], device: str) -> int:
-    """Images per forward pass: a power of two near the measured optimum (own decision; 28 px: 256, 224 px: 4 on a CPU)."""
-    budget = 2**18 if torch.device(device).type == "cpu" else 2**24
-    return 1 << max(0, (budget // (shape[1] * shape[2])).bit_length() - 1)
 
 
 class ClassifierEntry(Entry):

@@ -22,7 +22,7 @@ Select = Callable[[Logits, Tensor], Tensor]
 def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill: Filler, select: Select) -> Tensor:
     """Scores (b, steps, ...) of every image of ``x`` under ``steps`` masks: x * mask + fill * (1 - mask), exact where kept.
 
-    Triples are packed step by step into batches of ``classifier.predict_size``, so that images and steps share a batch and no
+    Triples are packed step by step into batches of ``classifier.stream_size``, so that images and steps share a batch and no
     more than one batch of masks exists at a time; batches shrink when memory runs out (``mask_of`` and ``fill`` are then asked
     again). Nothing here waits for the device. Works under ``no_grad``, not ``inference_mode``, whose tensors could not be
     saved for a backward pass later.

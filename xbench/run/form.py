@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from xbench.batches import out_of_memory
-from xbench.classifier import Classifier, Passes, default_batch_size
+from xbench.batches import default_batch_size, out_of_memory
+from xbench.classifier import Classifier, Passes
 from xbench.errors import XbenchError
 from xbench.files import atomic, user_cache
 from xbench.form import NAMES, Form, Name, make_form

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from xbench.batches import default_batch_size
 from xbench.checkpoints import Checkpoints
-from xbench.classifier import CLASSIFIERS, Classifier, default_batch_size
+from xbench.classifier import CLASSIFIERS, Classifier
 from xbench.errors import NotApplicable, XbenchError
 from xbench.method import METHODS, Method, TrainedMethod
 from xbench.metric import METRICS, Metric
