@@ -38,7 +38,8 @@ def batched(classifier: Classifier, count: int, compute: Callable[[Tensor], Tens
         try:
             values = compute(part)
         except (RuntimeError, MemoryError) as error:
-            if not (out_of_memory(error) and classifier.halve(len(part))):
+            # Of a part larger than a pass, the pass is what is likely to be too large.
+            if not (out_of_memory(error) and (classifier.halve(min(len(part), classifier.predict_size)) or len(part) > 1)):
                 raise
             classifier.passes.forward, classifier.passes.backward = counted.forward, counted.backward
             continue
