@@ -19,7 +19,8 @@ from xbench import Classifier, XbenchError
 from xbench.classifier import Passes
 from xbench.form import Form, make_form
 from xbench.run import form as choosing
-from xbench.run.progress import Progress, weigh
+from xbench.run.machine import Speed
+from xbench.run.progress import Progress
 from xbench.run.runner import run
 from xbench.testing import tiny_classifier, tiny_images
 
@@ -52,7 +53,7 @@ def images(count: int) -> Tensor:
 def test_a_form_is_the_same_function_for_any_number_of_images(name: str) -> None:
     classifier = normalised()
     form = make_form(classifier, name, 4)  # type: ignore[arg-type]
-    for count in (1, 2, 7):
+    for count in (1, 2, 3, 4, 7):  # as the network is, filled up, all, more
         torch.testing.assert_close(form(images(count)), classifier(images(count)), atol=1e-5, rtol=1e-5)
 
 
@@ -126,16 +127,26 @@ def compiled() -> Iterator[Classifier]:
 
 def test_the_compiled_form_agrees_for_any_number_of_images(compiled: Classifier) -> None:
     assert compiled.form is not None
-    for count in (1, 2, 7):
+    for count in (1, 2, 3, 4, 7):  # as the network is, filled up, all, more
         expected = compiled(images(count)).softmax(1)
         torch.testing.assert_close(compiled.form(images(count)).softmax(1), expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(compiled.probabilities(images(count)), expected, atol=1e-4, rtol=0)
 
 
+def test_any_number_of_networks_can_be_compiled(compiled: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # beyond which the compiler would give up silently
+    other = make_form(compiled, "compiled", 3)
+    hook = compiled.module.register_forward_hook(lambda *_: pytest.fail("not compiled"))
+    with torch.no_grad():
+        other(images(3))
+        compiled.predict(images(4))
+    hook.remove()
+
+
 def test_gradients_ask_the_network_and_not_its_compiled_form(compiled: Classifier) -> None:
     x, seen, plain = images(5).requires_grad_(), [], normalised()
     hook = compiled.module.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    compiled.predict(images(6))  # in parts of 4 and 2
+    compiled.predict(images(7))  # in parts of 4 and 3
     assert seen == []
     gradient = torch.autograd.grad(compiled(x)[:, 0].sum(), x)[0]
     hook.remove()
@@ -185,12 +196,12 @@ def test_the_compiled_form_is_recorded_and_used_again_on_resume(
 
     monkeypatch.setattr(choosing, "make_form", stand_in)
     plan = plan_in(tmp_path)
-    results = run(plan, Progress(plan, (0.0, 0.0), silent()))
+    results = run(plan, Progress(plan, Speed(), silent()))
     assert [result.record["form"] for result in results] == [{"name": "compiled", "batch_size": 64}] * len(results)
     next((tmp_path / "store").rglob("part-000.json")).unlink()
     measured["plain"]["64"] = 0.001  # another form has become faster
     again = plan_in(tmp_path)
-    resumed = run(again, Progress(again, (0.0, 0.0), silent()))
+    resumed = run(again, Progress(again, Speed(), silent()))
     assert made == ["compiled", "compiled"]
     for one, two in zip(results, resumed, strict=True):
         assert two.record["form"] == one.record["form"]
@@ -230,7 +241,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
 
 
 def test_a_gradient_costs_its_forward_pass_too() -> None:
-    assert weigh(10, 4, (1.0, 3.0)) == 6 * 1.0 + 4 * 3.0
+    assert Speed(1.0, 3.0, 2.0).seconds(Passes(10, 4)) == 6 * 1.0 + 4 * 3.0
+    assert Speed(1.0, 3.0, 2.0).seconds(Passes(10, 4), together=2) == 6 * 1.0 + 4 * (3.0 + 2.0 / 2)
 
 
 def test_looking_neither_compiles_nor_keeps(tmp_path: Path, measured: dict[str, dict[str, float]]) -> None:
@@ -244,12 +256,12 @@ def test_a_store_is_computed_in_the_form_it_keeps(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, lines)
     name = plan.classifier.weights_digest
     plan.store.keep_form(name, "cpu", {"fp32": {"name": "frozen", "batch_size": 32, "seconds": 1e-4}})
-    results = run(plan, Progress(plan, (0.0, 0.0), silent()))
+    results = run(plan, Progress(plan, Speed(), silent()))
     assert {result.status for result in results} == {"ok"}
     assert results[0].record["form"] == {"name": "frozen", "batch_size": 32}
     (tmp_path / "plain").mkdir()
     other = plan_in(tmp_path / "plain")
-    plain = run(other, Progress(other, (0.0, 0.0), silent()))
+    plain = run(other, Progress(other, Speed(), silent()))
     assert [result.key for result in plain] == [result.key for result in results]
     for one, two in zip(plain, results, strict=True):
         assert_close_scores(one, two)

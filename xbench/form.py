@@ -28,7 +28,8 @@ class Form:
 
     - ``plain``: the network as it is.
     - ``frozen``: its trace, with weights as constants and batch norm folded into convolutions (`torch.jit.freeze`).
-    - ``compiled``: `torch.compile` with frozen weights, for any number of images; takes seconds and, on a CPU, a C++ compiler.
+    - ``compiled``: `torch.compile` with frozen weights for this number of images, faster than for any number. Fewer are filled
+      up to it, or given to the network as it is if they are no more than half. Takes seconds and, on a CPU, a C++ compiler.
 
     A copy of a classifier may be changed, so that a copied form is None.
     """
@@ -60,7 +61,7 @@ def make_form(classifier: Classifier, name: Name, batch_size: int) -> Form:
             if name == "frozen":
                 forward = _frozen(classifier, network, example)
             elif name == "compiled":
-                forward = _compiled(classifier, network)
+                forward = _compiled(classifier, network, batch_size)
             else:
                 forward = plain
             # Other numbers of images than the one that was traced, and the one that is used.
@@ -112,12 +113,21 @@ def _frozen(classifier: Classifier, network: nn.Module, example: Images) -> Call
     return (lambda x: frozen(x).to(x.dtype)) if mixed else frozen  # type: ignore[no-any-return]
 
 
-def _compiled(classifier: Classifier, network: nn.Module) -> Callable[[Images], Logits]:
+def _compiled(classifier: Classifier, network: nn.Module, batch_size: int) -> Callable[[Images], Logits]:
     options: dict[str, Any] = {"freezing": True}
-    fast = _in_precision(classifier, torch.compile(network, dynamic=True, options=options))
+    fast = _in_precision(classifier, torch.compile(network, dynamic=False, options=options))
     plain = _in_precision(classifier, network)
-    # A single image would be compiled once more: sizes of 1 are constants to the compiler.
-    return lambda x: fast(x) if len(x) > 1 else plain(x)
+
+    def forward(x: Images) -> Logits:
+        count = len(x)
+        if not batch_size / 2 < count <= batch_size:
+            return plain(x)
+        return fast(nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch_size - count)))[:count]
+
+    # To the compiler all networks and sizes are one function, of which it makes only a few versions by default.
+    with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+        forward(noise_images(classifier, batch_size))
+    return forward
 
 
 def noise_images(classifier: Classifier, count: int) -> Images:

@@ -24,13 +24,13 @@ from xbench.run.machine import hardware, seconds
 
 WORTH = 60.0
 """Seconds of planned passes below which nothing is measured and the network stays as it is (own decision)."""
-COMPILING = 120.0
-"""Seconds that compiling is thought to take where it was not measured yet (own decision)."""
+COMPILING = 30.0
+"""Seconds that compiling for a batch size is thought to take where it was not measured yet (own decision)."""
 GAIN = 0.95
 """A form must take at most this share of the time of the plainer one (own decision: what is less is noise)."""
 
 Measured = dict[str, dict[str, float]]
-"""By form: seconds an image by batch size, and "making", the seconds that it took to make; empty if it cannot be used."""
+"""By form: seconds an image by batch size, and "making", the seconds that it took to make; no size if it cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +106,10 @@ def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice
     best: Choice | None = None
     for name in NAMES:
         left = passes * best.seconds if best else 0.0
-        if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING):
+        if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING * len(sizes)):
             continue
         if name not in known:
-            # Compiling takes long: the batch size that is best without is taken.
-            known[name] = _measure(classifier, name, [best.batch_size] if best and name == "compiled" else sizes)
+            known[name] = _measure(classifier, name, sizes)
             with atomic(path) as temporary:
                 temporary.write_text(json.dumps(known))
         times = {int(size): value for size, value in known[name].items() if size != "making"}
@@ -138,16 +137,18 @@ def streamed(passes: Passes) -> float:
 
 
 def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, float]:
-    """Seconds of an image at every batch size that fits into memory, and of making the form; nothing if it cannot be used."""
-    start = time.perf_counter()
-    try:
-        form = make_form(classifier, name, sizes[0])
-    except XbenchError:
-        return {}
-    times = {"making": time.perf_counter() - start}
+    """Seconds of an image at every batch size that fits into memory, and of making the form; no sizes if it cannot be used."""
+    times = {"making": 0.0}
+    form = None
     for size in sizes:
         try:
+            if form is None or name == "compiled":  # which is made for one size
+                start = time.perf_counter()
+                form = make_form(classifier, name, size)
+                times["making"] = max(times["making"], time.perf_counter() - start)
             times[str(size)] = _seconds_of(form, classifier, size)
+        except XbenchError:  # nor larger ones, if memory ran out
+            break
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
