@@ -18,6 +18,7 @@ from rich.console import Console
 from scipy.stats import kendalltau, rankdata
 
 from xbench import Result
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -33,7 +34,7 @@ def results(name: str, images: int, methods: list[str], precision: Precision) ->
     """A suite's results, computed in a store of their own."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(changed(load_suite(name), (), images), Store(Path(folder)), methods=methods, precision=precision)
-        return run(plan, Progress(plan, (0.0, 0.0), Console(file=io.StringIO())))
+        return run(plan, Progress(plan, Speed(), Console(file=io.StringIO())))
 
 
 def rows(exact: list[Result], rounded: list[Result]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from xbench.run.cells import Plan
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import collect, run
@@ -40,7 +41,7 @@ def suite(images: int) -> Suite:
 
 def progress(plan: Plan) -> Progress:
     """Shows nothing."""
-    return Progress(plan, (0.0, 0.0), Console(quiet=True))
+    return Progress(plan, Speed(), Console(quiet=True))
 
 
 def by_processes(images: int, store: Path, workers: int) -> None:

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from xbench import METHODS, METRICS, Column, Method, Metric, Passes, Scored
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -74,7 +75,7 @@ def main() -> None:
             start = now()
             plan = make_plan(suite, Store(Path(folder) / "store"))
             planned = now()
-            with Progress(plan, (0.0, 0.0), Console(quiet=True)) as progress:
+            with Progress(plan, Speed(), Console(quiet=True)) as progress:
                 results = run(plan, progress)
             end = now()
             assert len(results) == sizes.methods * sizes.metrics

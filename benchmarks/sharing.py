@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from xbench.classifier import Passes
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -64,7 +65,7 @@ def passes(suite: Suite, metrics: Sequence[MetricRun], methods: Sequence[str], l
         plan = make_plan(suite.model_copy(update={"metrics": list(metrics)}), Store(Path(folder)), methods=methods, limit=limit)
         maps, before = sum(plan.map_passes(plan.todo), Passes()).total, plan.classifier.passes.copy()
         planned = sum(plan.passes(cell).total for cell in plan.todo)
-        with Progress(plan, (0.0, 0.0), Console(quiet=True)) as progress:
+        with Progress(plan, Speed(), Console(quiet=True)) as progress:
             results = run(plan, progress)
         assert all(result.status == "ok" for result in results)
         return planned, (plan.classifier.passes - before).total - maps

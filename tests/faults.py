@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from xbench.board import make_board, write
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -76,7 +77,7 @@ def suite_file(folder: Path, images: int = 60) -> Path:
 def complete(suite: Path, store: Path, report: Callable[[str], None] = print) -> None:
     """Runs the suite in this process and writes its board."""
     plan = make_plan(load_suite(str(suite)), Store(store, report))
-    with Progress(plan, (1e-4, 1e-4), Console(quiet=True)) as progress:
+    with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
         results = run(plan, progress)
     write(make_board(results, plan.suite.title), store / "boards", plan.suite.name)
 

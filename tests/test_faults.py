@@ -19,6 +19,7 @@ from xbench.checkpoints import fit_to_file
 from xbench.classifier import Passes
 from xbench.guard import Guard, TooLong, deadline
 from xbench.run.claims import claim
+from xbench.run.machine import Speed
 from xbench.run.merge import merge
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
@@ -157,7 +158,7 @@ def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_what_it_has(whol
 def run_methods(tmp_path: Path, methods: list[str], timeout: float | None = None):
     suite = suite_file(tmp_path, 10)
     plan = make_plan(load_suite(str(suite)), Store(tmp_path / "store"), methods=methods)
-    with Progress(plan, (1e-4, 1e-4), Console(quiet=True)) as progress:
+    with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
         results = run(plan, progress, timeout=timeout)
     return plan, {(r.method, r.metric.partition("(")[0]): r for r in results}
 
@@ -267,7 +268,7 @@ def test_shards_are_merged_into_the_store_of_one_run(whole, tmp_path, count):
     for i, shard in enumerate(stores, 1):
         plan = make_plan(load_suite(str(suite)), Store(shard))
         done += [task.name for task in plan.share((i, count))]
-        with Progress(plan, (1e-4, 1e-4), Console(quiet=True)) as progress:
+        with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
             run(plan, progress, (i, count))
     assert len(set(done)) == len(done), "no task is in two shards"
     target = Store(tmp_path / "merged", print)

@@ -17,6 +17,7 @@ from xbench.classifier import Passes
 from xbench.metric import Scored
 from xbench.metrics.localisation import ALPHAS, Localisation
 from xbench.run.cells import Plan
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import make_batch, run
@@ -193,7 +194,7 @@ def calibrated_plan(folder: Path, specs: tuple[str, ...], limit: int | None = No
 
 
 def quiet(plan: Plan) -> Progress:
-    return Progress(plan, (1e-4, 1e-4), Console(file=io.StringIO()))
+    return Progress(plan, Speed(1e-4, 1e-4), Console(file=io.StringIO()))
 
 
 def test_a_calibration_is_made_once_and_a_killed_run_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

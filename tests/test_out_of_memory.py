@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xbench import METHODS, Classifier, ImageRandom
 from xbench.classifier import Passes
 from xbench.perturb import all_logits, stream
+from xbench.run.machine import Speed
 from xbench.run.progress import Progress
 from xbench.run.runner import run
 from xbench.testing import tiny_classifier, tiny_images
@@ -112,7 +113,7 @@ def test_the_stream_does_not_wait_for_the_device() -> None:
 def test_a_cell_that_runs_out_of_memory_is_tried_with_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     plan = plan_in(tmp_path, lines)
-    expected = run(plan, Progress(plan, (0.0, 0.0), silent()))
+    expected = run(plan, Progress(plan, Speed(), silent()))
     (tmp_path / "small").mkdir()
     plan = plan_in(tmp_path / "small", lines)
     before = Classifier.forward
@@ -123,7 +124,7 @@ def test_a_cell_that_runs_out_of_memory_is_tried_with_smaller_batches(tmp_path: 
         return before(self, x)
 
     monkeypatch.setattr(Classifier, "forward", forward)
-    results = run(plan, Progress(plan, (0.0, 0.0), silent()))
+    results = run(plan, Progress(plan, Speed(), silent()))
     assert [result.status for result in results] == ["ok", "ok"]
     for one, two in zip(expected, results, strict=True):
         assert_close_scores(one, two)

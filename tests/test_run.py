@@ -20,6 +20,7 @@ import torch
 from conftest import ROOT, Outcome
 from rich.console import Console
 
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -164,7 +165,7 @@ def test_a_failing_method_is_a_hole_on_the_board_and_the_others_go_on(tmp_path: 
 def test_a_terminal_shows_a_bar_with_the_remaining_time(tmp_path: Path) -> None:
     plan = make_plan(load_suite(str(write_suite(tmp_path, ["gradient", "rise(masks=20)"]))), Store(tmp_path / "store"))
     console = Console(force_terminal=True, file=io.StringIO(), width=120)
-    with Progress(plan, (1e-4, 1e-4), console) as progress:
+    with Progress(plan, Speed(1e-4, 1e-4), console) as progress:
         assert progress.fraction() == 0
         results = run(plan, progress)
         assert progress.fraction() == 1

@@ -20,6 +20,7 @@ from xbench.classifier import Passes
 from xbench.guard import TooLong
 from xbench.metric import Point
 from xbench.run.cells import Cell, Plan
+from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -166,7 +167,7 @@ def planned(plan: Plan) -> dict[str, float]:
 
 def complete(plan: Plan, progress: object = None) -> dict[str, float]:
     """Runs a plan; the forward passes that every cell's record tells."""
-    with Progress(plan, (1e-4, 1e-4), Console(quiet=True)) as quiet:
+    with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as quiet:
         results = run(plan, progress or quiet)  # type: ignore[arg-type]
     return {result.key: result.record["passes"]["forward"] for result in results}
 

@@ -149,6 +149,6 @@ def _speed(found: Findings) -> dict[str, Any]:
             found.notes.append(f"{name} (224 px) was not measured: {error}")
             continue
         for device in devices:
-            forward, backward = measured_speed(classifier.to(device))
-            facts[f"{name} on {device}"] = f"{1 / forward:,.0f} and {1 / (forward + backward):,.0f}"
+            speed = measured_speed(classifier.to(device))
+            facts[f"{name} on {device}"] = f"{1 / speed.forward:,.0f} and {1 / speed.gradient:,.0f}"
     return facts

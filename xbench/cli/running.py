@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from xbench.result import Result
     from xbench.run.cells import Plan
     from xbench.run.form import Choice
+    from xbench.run.machine import Speed
 
 
 class Engine(StrEnum):
@@ -198,11 +199,11 @@ def _tell_each(made: Plan, found: Sequence[Result]) -> None:
             )
 
 
-def _speed(made: Plan, choice: Choice | None) -> tuple[float, float]:
-    """Seconds of a pass, and of one with its backward pass, in the form that the run will have."""
-    from xbench.run.machine import measured_speed
+def _speed(made: Plan, choice: Choice | None) -> Speed:
+    """The speed of passes in the form that the run will have."""
+    from xbench.run.machine import Speed, measured_speed
 
-    return measured_speed(made.classifier, choice.seconds if choice else None) if made.todo else (0.0, 0.0)
+    return measured_speed(made.classifier, choice.seconds if choice else None) if made.todo else Speed()
 
 
 def _share(shard: str | None) -> tuple[int, int]:
@@ -215,7 +216,7 @@ def _share(shard: str | None) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _summary(made: Plan, speed: tuple[float, float]) -> str:
+def _summary(made: Plan, speed: Speed) -> str:
     facts = _facts(made, speed)
     text = "{suite}: {cells} cells, {stored} stored, {not_applicable} not applicable, {to_compute} to compute".format(**facts)
     if made.todo:
@@ -224,7 +225,7 @@ def _summary(made: Plan, speed: tuple[float, float]) -> str:
     return text
 
 
-def _facts(made: Plan, speed: tuple[float, float]) -> dict[str, Any]:
+def _facts(made: Plan, speed: Speed) -> dict[str, Any]:
     """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
     from xbench.run.progress import predicted_seconds
 

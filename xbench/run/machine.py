@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
+import math
 import platform
 import re
 import subprocess
@@ -17,7 +19,7 @@ from torch import Tensor
 import xbench
 from xbench import __version__
 from xbench.batches import out_of_memory
-from xbench.classifier import Classifier
+from xbench.classifier import Classifier, Passes
 
 
 @functools.cache
@@ -58,10 +60,28 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def measured_speed(classifier: Classifier, forward: float | None = None) -> tuple[float, float]:
-    """Seconds per image of a forward pass without gradients, and of a forward and a backward pass, measured in a moment.
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """Seconds of classifier passes, per image in full batches; zero where nothing is to be predicted.
 
-    ``forward`` is the former, where it is known of the form that the classifier will have.
+    ``forward`` is of a pass without gradients, ``gradient`` of a forward and a backward pass, and ``call`` what the latter
+    takes beside that for a batch of its own, however few its images are.
+    """
+
+    forward: float = 0.0
+    gradient: float = 0.0
+    call: float = 0.0
+
+    def seconds(self, passes: Passes, together: float = math.inf) -> float:
+        """Seconds of some passes, those with gradients ``together`` images at a time."""
+        alone = max(passes.forward - passes.backward, 0.0)
+        return alone * self.forward + passes.backward * (self.gradient + self.call / together)
+
+
+def measured_speed(classifier: Classifier, forward: float | None = None) -> Speed:
+    """The speed of passes, measured in a moment.
+
+    ``forward`` is the speed without gradients, where it is known of the form that the classifier will have.
     """
     passes = classifier.passes.copy()
     x = torch.rand((classifier.batch_size, *classifier.shape), device=classifier.device)
@@ -70,13 +90,15 @@ def measured_speed(classifier: Classifier, forward: float | None = None) -> tupl
     while True:
         x = x[: classifier.batch_size].detach().requires_grad_()
         try:
-            both = seconds(functools.partial(_differentiate, classifier, x), classifier.device) / len(x)
+            gradient = seconds(functools.partial(_differentiate, classifier, x), classifier.device) / len(x)
             break
         except (RuntimeError, MemoryError) as error:
             if not (out_of_memory(error) and classifier.halve(len(x))):
                 raise
+    one = x[:1].detach().requires_grad_()
+    call = seconds(functools.partial(_differentiate, classifier, one), classifier.device) - gradient
     classifier.passes = passes
-    return forward, both
+    return Speed(forward, gradient, max(call, 0.0))
 
 
 def _differentiate(classifier: Classifier, x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import rich.progress
 from rich.console import Console
 
 from xbench.run.cells import Cell, Plan
+from xbench.run.machine import Speed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +26,7 @@ class Progress:
     Use as a context manager. ``finish`` is called with the outcome of every part: done, failed, n/a or who else stored it.
     """
 
-    def __init__(self, plan: Plan, speed: tuple[float, float], console: Console) -> None:
+    def __init__(self, plan: Plan, speed: Speed, console: Console) -> None:
         self.plan = plan
         self.speed = speed
         self.console = console
@@ -79,7 +81,7 @@ class Progress:
         if self._cell is not None:
             used = self.plan.classifier.passes - self._passes
             most = self.seconds[self._cell.key] / len(self._cell.missing)
-            current = min(weigh(used.forward, used.backward, self.speed), most)
+            current = min(self.speed.seconds(used, _together(self._cell)), most)
         return min(1.0, (self._finished + current) / self._total)
 
     def title(self) -> str:
@@ -115,16 +117,16 @@ class _Bar(rich.progress.Progress):
         return super().get_renderables()
 
 
-def predicted_seconds(plan: Plan, speed: tuple[float, float]) -> dict[str, float]:
+def predicted_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
     """Seconds per cell key of what is left to compute; shared maps count for the first cell that reads them."""
     seconds: dict[str, float] = {}
     todo = plan.todo
     for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
         passes = plan.passes(cell) + maps
-        seconds[cell.key] = BESIDE * len(cell.missing) + weigh(passes.forward, passes.backward, speed)
+        seconds[cell.key] = BESIDE * len(cell.missing) + speed.seconds(passes, _together(cell))
     return seconds
 
 
-def weigh(forward: float, backward: float, speed: tuple[float, float]) -> float:
-    """Seconds of some passes at a measured speed: of a forward pass alone, and of one with its backward pass."""
-    return max(forward - backward, 0.0) * speed[0] + backward * speed[1]
+def _together(cell: Cell) -> float:
+    """How many images take a gradient at a time: a method that optimises has no more than those of a part."""
+    return cell.images_left / len(cell.missing) if cell.method.iterative else math.inf
