@@ -25,7 +25,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*RUN, "--lmit", "3"), ("unknown option of xbench run '--lmit'", "did you mean '--limit'?", "valid: --address, ")),
     ((*RUN, "more"), ("unexpected extra argument", "more", "see: xbench run --help")),
     (("run",), ("Missing option '--suite'", "A suite's name (see: xbench list suites)", "see: xbench run --help")),
-    (("run", "-s"), ("Option '-s' requires an argument", "see: xbench")),
+    (("run", "-s"), ("Option '-s' requires an argument", "see: xbench run --help")),
     (("list",), ("Missing argument", "methods", "fills", "see: xbench list --help")),
     (("list", "metods"), ("'metods' is not one of", "'methods'", "see: xbench list --help")),
     (("export", "--suite", "smoke"), ("Missing option '--out'", ".csv, or .parquet")),

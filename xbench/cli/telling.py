@@ -141,8 +141,9 @@ def _usage(error: Any) -> str:
     """What typer finds wrong, on one line: with the valid options for an unknown one, with its help for a missing one."""
     context, parameter = error.ctx, getattr(error, "param", None)
     message = " ".join(error.format_message().split()).rstrip(".")
-    if context is None:
-        return f"{message}; see: xbench --help"
+    if context is None:  # typer does not say which command an option without its value is of
+        command = " ".join(word for word in sys.argv[1:2] if not word.startswith("-"))
+        return f"{message}; see: xbench {command} --help".replace("  ", " ")
     command = context.command_path
     if hasattr(error, "possibilities"):
         valid = [name for option in context.command.get_params(context) for name in option.opts if name.startswith("--")]
