@@ -65,7 +65,7 @@ def parts(progress: Timed, name: Callable[[Cell], str]) -> list[tuple[str, float
     """Predicted and taken seconds of the cells of the same name; what took longest beyond the prediction first."""
     predicted, taken = Counter[str](), Counter[str]()
     for cell in progress.plan.todo:
-        predicted[name(cell)] += progress.seconds[cell.key]
+        predicted[name(cell)] += progress.predicted[cell.key].seconds
         taken[name(cell)] += progress.used[cell.key]
     return sorted(((key, predicted[key], taken[key]) for key in taken), key=lambda row: row[1] - row[2])
 
@@ -87,7 +87,7 @@ def main() -> None:
             start = time.perf_counter()
             computed(make_plan(suite, Store(Path(folder)), methods=options.method))
             again = time.perf_counter() - start
-        foretold = sum(progress.seconds.values())
+        foretold = sum(each.seconds for each in progress.predicted.values())
         print(f"| {word} | {foretold:.1f} | {used:.1f} | {foretold / used:.2f} | {clock:.1f} | {again:.1f} |", flush=True)
         details += [(word, *row) for row in parts(progress, lambda cell: cell.metric.spec)]
         details += [(word, *row) for row in parts(progress, lambda cell: cell.method.spec)[:MOST]]

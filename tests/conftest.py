@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Tests fork this process, and a fork waits forever for threads that were left behind.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from xbench.cli import main
 

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from xbench.board import make_board, write
+from xbench.run.cells import Plan
 from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
@@ -74,10 +75,15 @@ def suite_file(folder: Path, images: int = 60) -> Path:
     return path
 
 
+def quiet(plan: Plan) -> Progress:
+    """The progress of a run that shows nothing."""
+    return Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True))
+
+
 def complete(suite: Path, store: Path, report: Callable[[str], None] = print) -> None:
     """Runs the suite in this process and writes its board."""
     plan = make_plan(load_suite(str(suite)), Store(store, report))
-    with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
+    with quiet(plan) as progress:
         results = run(plan, progress)
     write(make_board(results, plan.suite.title), store / "boards", plan.suite.name)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import complete, content, in_child, kill_and_resume, parts, suite_file
-from rich.console import Console
+from faults import complete, content, in_child, kill_and_resume, parts, quiet, suite_file
 from scratch import register, scratch_registries
 
 from xbench import CLASSIFIERS, DATASETS, METHODS, Method, TrainedMethod, XbenchError
@@ -19,10 +18,8 @@ from xbench.checkpoints import fit_to_file
 from xbench.classifier import Passes
 from xbench.guard import Guard, TooLong, deadline
 from xbench.run.claims import claim
-from xbench.run.machine import Speed
 from xbench.run.merge import merge
 from xbench.run.plan import make_plan
-from xbench.run.progress import Progress
 from xbench.run.runner import run
 from xbench.run.suite import load_suite
 from xbench.store import Store, StoreError
@@ -158,7 +155,7 @@ def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_what_it_has(whol
 def run_methods(tmp_path: Path, methods: list[str], timeout: float | None = None):
     suite = suite_file(tmp_path, 10)
     plan = make_plan(load_suite(str(suite)), Store(tmp_path / "store"), methods=methods)
-    with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
+    with quiet(plan) as progress:
         results = run(plan, progress, timeout=timeout)
     return plan, {(r.method, r.metric.partition("(")[0]): r for r in results}
 
@@ -268,7 +265,7 @@ def test_shards_are_merged_into_the_store_of_one_run(whole, tmp_path, count):
     for i, shard in enumerate(stores, 1):
         plan = make_plan(load_suite(str(suite)), Store(shard))
         done += [task.name for task in plan.share((i, count))]
-        with Progress(plan, Speed(1e-4, 1e-4), Console(quiet=True)) as progress:
+        with quiet(plan) as progress:
             run(plan, progress, (i, count))
     assert len(set(done)) == len(done), "no task is in two shards"
     target = Store(tmp_path / "merged", print)

@@ -227,7 +227,7 @@ def _summary(made: Plan, speed: Speed) -> str:
 
 def _facts(made: Plan, speed: Speed) -> dict[str, Any]:
     """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
-    from xbench.run.progress import predicted_seconds
+    from xbench.run.prediction import predicted
 
     todo = made.todo
     na = sum(bool(cell.not_applicable) for cell in made.cells)
@@ -243,7 +243,7 @@ def _facts(made: Plan, speed: Speed) -> dict[str, Any]:
         "to_compute": len(todo),
         "forward": passes.forward,
         "backward": passes.backward,
-        "seconds": round(sum(predicted_seconds(made, speed).values()), 1),
+        "seconds": round(sum(each.seconds for each in predicted(made, speed).values()), 1),
     }
 
 

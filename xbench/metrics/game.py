@@ -50,11 +50,12 @@ class Game(Removing):
         Column("overall", "Game, overall", True),
     )
     curve_axis: ClassVar[tuple[str, float, float | None] | None] = ("share of the pixels removed or shown", 0, 1)
+    fill: ClassVar[str] = "linear"
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """The scores (b,) and the two curves (b, 11)."""
         assert maps is not None
-        fill = make_filler("linear", explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
+        fill = make_filler(self.fill, explainer.classifier, batch.x, ImageRandom(explainer.seed, batch.ids))
         p = follow(explainer, batch, maps, self.family, fill, self.removals(maps[0].numel())).probability
         deletion, insertion = p[:, :11], torch.cat([p[:, 10:], p[:, :1]], 1)
         scores = {"insertion": insertion.mean(1), "deletion": deletion.mean(1)}
@@ -64,7 +65,7 @@ class Game(Removing):
     @property
     def family(self) -> str:
         """See ``Removing``."""
-        return "linear"
+        return self.fill
 
     def removals(self, pixels: int) -> list[Removal]:
         """20 removals: first all deletions, then the insertions of 10 to 90 %; both games start or end with all and nothing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,12 @@ from rich.console import Console
 
 from xbench.run.cells import Cell, Plan
 from xbench.run.machine import Speed
+from xbench.run.prediction import predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ELSEWHERE = "stored by another run"
-BESIDE = 0.03
-"""Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
 
 
 class Progress:
@@ -30,8 +28,8 @@ class Progress:
         self.plan = plan
         self.speed = speed
         self.console = console
-        self.seconds = predicted_seconds(plan, speed)
-        self._total = max(sum(self.seconds.values()), 1e-9)
+        self.predicted = predicted(plan, speed)
+        self._total = max(sum(each.seconds for each in self.predicted.values()), 1e-9)
         self._finished = 0.0
         self._left = {cell.key: set(cell.missing) for cell in plan.todo}
         self._took = dict.fromkeys(self._left, 0.0)
@@ -63,7 +61,7 @@ class Progress:
             self._took[cell.key] += time.perf_counter() - self._began
             self._cell = None
         gone = {index} if outcome in ("done", ELSEWHERE) else set(left)
-        self._finished += self.seconds[cell.key] * len(gone) / len(cell.missing)
+        self._finished += self.predicted[cell.key].seconds * len(gone) / len(cell.missing)
         left -= gone
         if left:
             return
@@ -79,9 +77,9 @@ class Progress:
         """The share of the predicted work that is done, the part in progress included."""
         current = 0.0
         if self._cell is not None:
-            used = self.plan.classifier.passes - self._passes
-            most = self.seconds[self._cell.key] / len(self._cell.missing)
-            current = min(self.speed.seconds(used, _together(self._cell)), most)
+            used = self.speed.seconds(self.plan.classifier.passes - self._passes)
+            foretold, parts = self.predicted[self._cell.key], len(self._cell.missing)
+            current = min(1.0, used * parts / max(foretold.passes, 1e-9)) * foretold.seconds / parts
         return min(1.0, (self._finished + current) / self._total)
 
     def title(self) -> str:
@@ -115,18 +113,3 @@ class _Bar(rich.progress.Progress):
         for task in self.task_ids:  # none yet when the base class draws for the first time
             self.update(task, completed=progress.fraction(), description=progress.title()[:40], cells=cells)
         return super().get_renderables()
-
-
-def predicted_seconds(plan: Plan, speed: Speed) -> dict[str, float]:
-    """Seconds per cell key of what is left to compute; shared maps count for the first cell that reads them."""
-    seconds: dict[str, float] = {}
-    todo = plan.todo
-    for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
-        passes = plan.passes(cell) + maps
-        seconds[cell.key] = BESIDE * len(cell.missing) + speed.seconds(passes, _together(cell))
-    return seconds
-
-
-def _together(cell: Cell) -> float:
-    """How many images take a gradient at a time: a method that optimises has no more than those of a part."""
-    return cell.images_left / len(cell.missing) if cell.method.iterative else math.inf

@@ -1,0 +1,72 @@
+"""How long the cells of a plan will take: their passes, and the fills that are made up for them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from xbench.batches import STREAMED
+from xbench.classifier import Classifier, Passes
+from xbench.errors import XbenchError
+from xbench.fill import CONSTANT, FILLS, make_filler
+from xbench.rng import ImageRandom
+from xbench.run.cells import Cell, Plan
+from xbench.run.machine import Speed, seconds
+
+BESIDE = 0.03
+"""Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
+HOLES = 7
+"""Observed and missing cells along each side of an image, on which the time of a fill is measured."""
+
+
+class Prediction(NamedTuple):
+    """Seconds of a cell, and what of them is classifier passes."""
+
+    seconds: float
+    passes: float
+
+
+def predicted(plan: Plan, speed: Speed) -> dict[str, Prediction]:
+    """What is left to compute, by cell key; shared maps count for the first cell that reads them.
+
+    A pass of a method or metric whose fill is made up from the kept pixels costs that fill too, which is measured here.
+    """
+    found: dict[str, Prediction] = {}
+    fills: dict[str, float] = {}
+    todo = plan.todo
+    for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
+        own = plan.passes(cell)
+        explaining, scoring = (maps, own) if cell.metric.uses_maps else (maps + own, Passes())
+        passes = speed.seconds(own + maps, _together(cell))
+        filling = 0.0
+        for entry, used in ((cell.method, explaining), (cell.metric, scoring)):
+            fill = str(getattr(entry, "fill", ""))
+            if fill not in fills:
+                fills[fill] = fill_seconds(fill, plan.classifier)
+            filling += used.forward * fills[fill]
+        found[cell.key] = Prediction(BESIDE * len(cell.missing) + passes + filling, passes)
+    return found
+
+
+def fill_seconds(spec: str, classifier: Classifier) -> float:
+    """Seconds in which a fill is made for one image; 0 if it is the same for every mask, or cannot be made."""
+    if spec.partition(":")[0] not in {*FILLS} - {*CONSTANT}:  # an entry's own kind of fill among them
+        return 0.0
+    count = min(classifier.batch_size, max(1, STREAMED // 8 // math.prod(classifier.shape[1:])))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((count, *classifier.shape), generator=generator).to(classifier.mean)
+    cells = (torch.rand((count, 1, HOLES, HOLES), generator=generator) < 0.5).to(x)
+    keep = torch.nn.functional.interpolate(cells, size=classifier.shape[1:])
+    image = torch.arange(count, device=x.device)
+    try:
+        fill = make_filler(spec, classifier, x, ImageRandom(0, [str(i) for i in range(count)]))
+        return seconds(lambda: fill(image, image, keep), classifier.device, repeats=1) / count
+    except XbenchError:  # which fails the cells that need it
+        return 0.0
+
+
+def _together(cell: Cell) -> float:
+    """How many images take a gradient at a time: a method that optimises has no more than those of a part."""
+    return cell.images_left / len(cell.missing) if cell.method.iterative else math.inf
