@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,7 +133,7 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
     pyramid = blur_pyramid(x)
     grid = x.new_ones(b * k, generate.rows, generate.columns).requires_grad_()
     optimiser = torch.optim.SGD([grid], lr=LEARNING_RATE, momentum=MOMENTUM, dampening=MOMENTUM)
-    masks, template = x.new_zeros(()), None
+    masks = x.new_zeros(())
 
     def logit(mirrored: bool, images: Tensor) -> Tensor:
         logits: Tensor = classifier(images.flatten(0, 1).flip(3) if mirrored else images.flatten(0, 1))
@@ -140,14 +141,12 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
 
     for t in range(method.iterations):
         masks, canvas = generate(grid)
-        if template is None:
-            n = canvas.shape[1]
-            pixel = torch.arange(n, device=x.device)
-            template = torch.stack([pixel >= int(n * (1 - area)) for area in method.areas]).to(x).repeat(b, 1)
+        n = canvas.shape[1]
+        wanted = assigned([n - int(n * (1 - area)) for area in method.areas], canvas.detach().view(b, k, n))
         mirrored = bool(method.jitter) and t % 2 == 0
         score = functools.partial(logit, mirrored)
         ascent = score_gradient(score, pyramid, masks.view(b, k, h, w), classifier.batch_size)
-        excess = (canvas - assigned(template, canvas.detach())).square().mean(1).sum() * method.weight * GROWTH**t
+        excess = (canvas - wanted.view_as(canvas)).square().mean(1).sum() * method.weight * GROWTH**t
         (grid.grad,) = torch.autograd.grad([masks, excess], grid, [-ascent.view_as(masks), torch.ones_like(excess)])
         optimiser.step()
         with torch.no_grad():
@@ -155,12 +154,10 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
     return masks.detach().reshape(b, k, h, w)
 
 
-def assigned(template: Tensor, values: Tensor) -> Tensor:
-    """Each row of the ascending ``template`` (n, m) in the order of ``values`` (n, m); equal values share their part of it."""
-    ordered, order = values.sort(dim=1, stable=True)
-    group = torch.zeros_like(order)
-    group[:, 1:] = (ordered.diff(dim=1) > 0).cumsum(1)
-    total, count = (torch.zeros_like(template).scatter_add_(1, group, share) for share in (template, torch.ones_like(template)))
-    # Sums of zeros and ones are exact, whatever their order.
-    shared = (total / count.clamp(min=1)).gather(1, group)
-    return torch.empty_like(template).scatter_(1, order, shared)
+def assigned(ones: Sequence[int], values: Tensor) -> Tensor:
+    """1 for the ``ones[k]`` largest of ``values[:, k]`` (b, areas, m), else 0; equal values share what falls to them."""
+    m = values.shape[2]
+    threshold = torch.stack([values[:, k].kthvalue(m - count + 1, dim=1)[0] for k, count in enumerate(ones)], 1)[..., None]
+    above, equal = values > threshold, values == threshold
+    left = torch.tensor(ones, device=values.device)[:, None] - above.sum(2, keepdim=True)
+    return torch.where(equal, (left / equal.sum(2, keepdim=True)).to(values), above.to(values))

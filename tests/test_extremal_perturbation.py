@@ -122,10 +122,13 @@ def test_equals_one_mask_at_a_time(parameters, settings, shape):
 
 
 def test_equal_values_share_the_template():
-    template = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]])
-    assert torch.equal(assigned(template, torch.tensor([[5.0, 1.0, 4.0, 2.0, 3.0]])), torch.tensor([[1.0, 0, 1, 0, 0]]))
-    assert torch.equal(assigned(template, torch.tensor([[2.0, 2.0, 1.0, 3.0, 1.0]])), torch.tensor([[0.5, 0.5, 0, 1, 0]]))
-    assert torch.allclose(assigned(template, torch.ones(1, 5)), torch.full((1, 5), 0.4))
+    values = torch.tensor([[5.0, 1.0, 4.0, 2.0, 3.0], [2.0, 2.0, 1.0, 3.0, 1.0], [1.0] * 5])
+    assert torch.equal(assigned([2], values[:1, None])[0, 0], torch.tensor([1.0, 0, 1, 0, 0]))
+    assert torch.equal(assigned([2], values[1:2, None])[0, 0], torch.tensor([0.5, 0.5, 0, 1, 0]))
+    assert torch.allclose(assigned([2], values[2:, None])[0, 0], torch.full((5,), 0.4))
+    both = assigned([2, 3], values[:2, None].expand(-1, 2, -1))
+    assert torch.equal(both[:, 0], torch.tensor([[1.0, 0, 1, 0, 0], [0.5, 0.5, 0, 1, 0]]))
+    assert torch.equal(both[:, 1], torch.tensor([[1.0, 0, 1, 0, 1], [1, 1, 0, 1, 0]]))
 
 
 class Detail(nn.Module):
