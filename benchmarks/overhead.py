@@ -42,7 +42,7 @@ METHODS_OF = {
     28: ["sliding-patch", "pda(samples=2)", "mp2", "fido(steps=10)"],
     224: [
         "sliding-patch(patch=32, stride=32)",
-        "pda(window=32, stride=32, samples=2)",
+        "pda(stride=10, samples=1)",
         "mp2(upsample=32)",
         "fido(steps=4, samples=4)",
     ],

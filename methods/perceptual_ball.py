@@ -22,7 +22,7 @@ HISTORY = 2**27
 """Values that the optimiser's histories may hold at a time, half a GiB in float32 (own decision)."""
 
 Features = Callable[[Images], tuple[list[Tensor], Logits]]
-"""Images (n, c, h, w) -> the outputs of some layers, each (n, d), and the logits."""
+"""Images (n, c, h, w) -> the outputs of some layers, each (n, ...), and the logits."""
 
 
 @METHODS.register("perceptual-ball")
@@ -103,12 +103,14 @@ class PerceptualBall(Method):
         def evaluate(image: Tensor, points: Points) -> tuple[Scores, Points]:
             with torch.enable_grad():
                 d = points.detach().requires_grad_()
+                everyone = len(image) == len(x)  # indices would copy all features in every iteration
                 outputs, logits = features(x[image] + classifier.std * d.view(-1, *x.shape[1:]))
                 own = logits.gather(1, y[image, None])[:, 0]
                 others = logits.scatter(1, y[image, None], -torch.inf).amax(1)
                 loss = (own - others - self.margin).square() + d.square().mean(1)
                 for output, original in zip(outputs, clean, strict=True):
-                    loss = loss + weight * (output - original[image]).square().mean(1)
+                    change = output - (original if everyone else original[image])
+                    loss = loss + weight * change.square().mean(tuple(range(1, change.dim())))
                 (gradient,) = torch.autograd.grad(loss.sum(), d)
             return loss.detach(), gradient
 
@@ -169,7 +171,7 @@ def watched(classifier: Classifier, layers: tuple[str, ...]) -> Iterator[Feature
                 raise NotApplicable(
                     f"layer {layer!r} of classifier {classifier.name!r} must give one tensor in a pass, gave {len(outputs)}"
                 )
-        return [caught.pop(layer)[0].flatten(1) for layer in layers], logits
+        return [caught.pop(layer)[0] for layer in layers], logits
 
     with contextlib.ExitStack() as stack:
         for layer in dict.fromkeys(layers):

@@ -39,10 +39,12 @@ def lbfgs(evaluate: Evaluate, start: Points, iterations: int) -> Points:
     going = gradient.abs().amax(1) > GRADIENT
     for iteration in range(1, iterations + 1):
         going &= _dot(gradient, direction)[:, 0] <= -PROGRESS
-        row, loss, gradient, direction, size, scale = (v[going] for v in (row, loss, gradient, direction, size, scale))
-        history = [(s[going], y[going], rho[going]) for s, y, rho in history]
-        if not len(row):
+        if not going.any():
             break
+        if not going.all():
+            row, loss, gradient, direction, size, scale = (v[going] for v in (row, loss, gradient, direction, size, scale))
+            history = [(s[going], y[going], rho[going]) for s, y, rho in history]
+            going = going[going]
         step = size * direction
         at[row] += step
         if iteration == iterations:
