@@ -44,7 +44,7 @@ METHODS_OF = {
         "sliding-patch(patch=32, stride=32)",
         "pda(stride=10, samples=1)",
         "mp2(upsample=32)",
-        "fido(steps=4, samples=4)",
+        "fido(steps=4, samples=4, fill='blur')",
     ],
 }
 """Of those whose number of passes at the defaults depends on the size."""
