@@ -70,6 +70,21 @@ def test_mixed_versions_and_uncommitted_code_are_refused_unless_told(
     assert xbench(*words, "--allow-dirty", "--allow-mixed").status == 0
 
 
+def test_measured_results_take_the_place_of_those_of_another_machine(xbench: Cli, suite: Path, tmp_path: Path) -> None:
+    suite.write_text(SUITE.replace("deletion", "efficiency(repeats=1)"))
+    assert xbench("run", "--suite", suite, "--store", tmp_path / "store", "-m", "random").status == 0
+    words = ("publish", "--suite", suite, "--store", tmp_path / "store", "--to", tmp_path / "out", "--allow-dirty")
+    assert xbench(*words, "--allow-incomplete").status == 0
+    (here,) = (tmp_path / "out" / "results").glob("*/*/random/efficiency*")
+    here.rename(here.with_name(here.name[:-16] + "0" * 16))
+    assert xbench(*words, "--allow-incomplete").status == 0
+    assert list(here.parent.glob("efficiency*")) == [here]
+    itself = xbench(*words[:-2], tmp_path / "store")
+    assert itself.status == 2
+    assert "is the store itself" in itself.err
+    assert list((tmp_path / "store").rglob("efficiency*/part-000.json"))
+
+
 def test_incomplete_results_are_refused_unless_told(xbench: Cli, suite: Path, store: Path, tmp_path: Path) -> None:
     for part in (store / "results").glob("*/*/edges/*/part-000.json"):
         part.unlink()

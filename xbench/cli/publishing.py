@@ -58,6 +58,8 @@ def publish(
     from xbench.run.runner import collect
     from xbench.store import Store
 
+    if to.resolve() == store.resolve():
+        raise XbenchError(f"--to {to} is the store itself: name another folder to publish into")
     made = plan_of(suite, store, None, None, dataset, classifier, create=False)
     results = collect(made)
     holes = [f"{r.metric} x {r.method} ({r.status})" for r in results if r.status in ("failed", "missing")]
@@ -77,6 +79,10 @@ def publish(
     target = Store(to, warn)
     for cell, result in zip(made.cells, results, strict=True):
         folder = to / cell.folder.relative_to(store)
+        if cell.metric.measured:  # times of another machine would be read in place of these
+            for other in target.cells(made.subset.name, made.classifier.name, cell.method.spec, cell.metric.spec):
+                if other.name != folder.name:
+                    shutil.rmtree(other)
         if result.status == "ok":
             folder.mkdir(parents=True, exist_ok=True)
             for part in sorted(cell.folder.glob("part-*.json")):
