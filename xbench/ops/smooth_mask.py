@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ COLDNESS = 20
 
 Grid = Float[Tensor, "n rows columns"]
 """Mask parameters in [0, 1]."""
-Bumps = list[tuple[float, list[tuple[int, ...]]]]
 
 
 class SmoothMask:
@@ -43,15 +43,13 @@ class SmoothMask:
         # Distance, along one axis, of the pixels of a block from the cells around it: the same for all blocks.
         distance = offset - self.margin - step * (tap[:, None] - self.padding)
         reach = (distance[:, None, :, None].square() + distance[None, :, None, :].square()).sqrt() / sigma
-        weight = torch.exp(-2 * (reach - 0.5).clamp(min=0).square())
-        self.bumps = [(level, [tuple(at) for at in (weight == level).nonzero().tolist()]) for level in weight.unique().tolist()]
+        self.weight = torch.exp(-2 * (reach - 0.5).clamp(min=0).square())
 
     def __call__(self, grid: Grid) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n area"]]:
         """The masks, and the values of the whole canvas, for grids (n, rows, columns); both differentiable."""
         padded = torch.nn.functional.pad(grid, (self.padding, self.right, self.padding, self.bottom))
-        # The grids last: everything below runs along them.
-        blocks: Tensor = _SoftMaximum.apply(padded.permute(1, 2, 0), self.bumps, self.step, 2 * self.radius)  # type: ignore[no-untyped-call]
-        canvas = blocks.permute(4, 2, 0, 3, 1).flatten(3, 4).flatten(1, 2)
+        blocks: Tensor = _SoftMaximum.apply(padded, self.weight.to(grid))  # type: ignore[no-untyped-call]
+        canvas = blocks.permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2)
         canvas = canvas[:, : canvas.shape[1] - self.step + 1, : canvas.shape[2] - self.step + 1]
         top, (h, w) = self.margin, self.size
         return canvas[:, top : top + h, top : top + w], canvas.flatten(1)
@@ -63,40 +61,39 @@ class SmoothMask:
 
 
 class _SoftMaximum(torch.autograd.Function):
-    """sum_k v_k e^(20 v_k) / sum_k e^(20 v_k), one distance after the other: v_k is the same for all cells at that distance.
+    """sum_k v_k e^(20 v_k) / sum_k e^(20 v_k), one k after the other: all v_k at once would take 81 canvases.
 
-    From the padded grid (rows, columns, n) to (step, step, i, j, n), the pixels of every block. ``bumps`` are the values of g,
-    each with its places: row and column of a cell in the square around a block, row and column of a pixel in the block.
-    v_k is in [0, 1], so that no exponential overflows.
+    From the padded grid to (n, step, step, i, j): the blocks of pixels come last, because loops over the few pixels of a block
+    are slow. v_k is in [0, 1], so that no exponential overflows.
     """
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, bumps: Bumps, step: int, reach: int) -> Tensor:
-        padded = padded.contiguous()
-        rows, columns = (length - reach for length in padded.shape[:2])
-        sums = padded.new_zeros(2, step, step, rows, columns, padded.shape[2])
-        for level, places in bumps:
-            power = torch.exp(COLDNESS * level * padded)
-            terms = torch.stack([padded * power * level, power])
-            for i, j, row, column in places:
-                sums[:, row, column] += terms[:, i : i + rows, j : j + columns]
-        mask = sums[0] / sums[1]
-        ctx.save_for_backward(padded, mask, sums[1])
-        ctx.bumps, ctx.reach = bumps, reach
+    def forward(ctx: Any, padded: Tensor, weight: Tensor) -> Tensor:
+        total, denominator = padded.new_zeros(()), padded.new_zeros(())
+        for _, _, v in _taps(padded, weight):
+            power = (COLDNESS * v).exp_()
+            total, denominator = total + v.mul_(power), denominator + power
+        mask = total / denominator
+        ctx.save_for_backward(padded, weight, mask, denominator)
         return mask
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        padded, mask, denominator = ctx.saved_tensors
-        rows, columns = (length - ctx.reach for length in padded.shape[:2])
-        share = gradients[0] / denominator
-        shares = torch.stack([share, share * mask])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        padded, weight, mask, denominator = ctx.saved_tensors
+        share = gradients[0].contiguous() / denominator
         result = torch.zeros_like(padded)
-        for level, places in ctx.bumps:
-            sums = padded.new_zeros(2, *padded.shape)
-            for i, j, row, column in places:
-                sums[:, i : i + rows, j : j + columns] += shares[:, row, column]
-            v = level * padded
-            slope = (1 + COLDNESS * v) * sums[0] - COLDNESS * sums[1]
-            result += level * torch.exp(COLDNESS * v) * slope
-        return result, None, None, None
+        for part, w, v in _taps(padded, weight):
+            slope = (COLDNESS * v).exp_().mul_(share).mul_(v.sub_(mask).mul_(COLDNESS).add_(1))
+            result[part] += slope.mul_(w).sum(2).sum(1)
+        return result, None
+
+
+def _taps(padded: Tensor, weight: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """For each cell of the square around a pixel: where it is in the padded grid, its weight g and v (n, step, step, i, j)."""
+    taps = len(weight)
+    i, j = (n - taps + 1 for n in padded.shape[1:])
+    for row in range(taps):
+        for column in range(taps):
+            part = (slice(None), slice(row, row + i), slice(column, column + j))
+            w = weight[row, column, :, :, None, None]
+            yield part, w, padded[part].contiguous()[:, None, None] * w
