@@ -133,6 +133,14 @@ def test_the_compiled_form_agrees_for_any_number_of_images(compiled: Classifier)
         torch.testing.assert_close(compiled.probabilities(images(count)), expected, atol=1e-4, rtol=0)
 
 
+def test_no_layout_of_the_images_is_compiled_again(compiled: Classifier) -> None:
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for x in (images(4).to(memory_format=torch.channels_last), images(8)[::2], images(3).flip(3)):
+        torch.testing.assert_close(compiled.predict(x).softmax(1), compiled(x).softmax(1), atol=1e-4, rtol=0)
+    assert graphs["unique_graphs"] == before > 0
+
+
 def test_any_number_of_networks_can_be_compiled(compiled: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # beyond which the compiler would give up silently
     other = make_form(compiled, "compiled", 3)

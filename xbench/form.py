@@ -122,7 +122,8 @@ def _compiled(classifier: Classifier, network: nn.Module, batch_size: int) -> Ca
         count = len(x)
         if not batch_size / 2 < count <= batch_size:
             return plain(x)
-        return fast(nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch_size - count)))[:count]
+        # Of one layout: for another the compiler would start again.
+        return fast(nn.functional.pad(x.contiguous(), (0, 0, 0, 0, 0, 0, 0, batch_size - count)))[:count]
 
     # To the compiler all networks and sizes are one function, of which it makes only a few versions by default.
     with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
