@@ -156,8 +156,10 @@ def optimise(method: ExtremalPerturbation, classifier: Classifier, x: Images, y:
 
 def assigned(ones: Sequence[int], values: Tensor) -> Tensor:
     """1 for the ``ones[k]`` largest of ``values[:, k]`` (b, areas, m), else 0; equal values share what falls to them."""
-    m = values.shape[2]
-    threshold = torch.stack([values[:, k].kthvalue(m - count + 1, dim=1)[0] for k, count in enumerate(ones)], 1)[..., None]
-    above, equal = values > threshold, values == threshold
-    left = torch.tensor(ones, device=values.device)[:, None] - above.sum(2, keepdim=True)
-    return torch.where(equal, (left / equal.sum(2, keepdim=True)).to(values), above.to(values))
+    found = []
+    for count, v in zip(ones, values.unbind(1), strict=True):
+        threshold = v.kthvalue(v.shape[1] - count + 1, dim=1, keepdim=True)[0]
+        above, equal = v > threshold, v == threshold
+        share = (count - above.sum(1, keepdim=True)) / equal.sum(1, keepdim=True)
+        found.append(torch.where(equal, share.to(v), above.to(v)))
+    return torch.stack(found, 1)

@@ -109,8 +109,8 @@ class PerceptualBall(Method):
                 others = logits.scatter(1, y[image, None], -torch.inf).amax(1)
                 loss = (own - others - self.margin).square() + d.square().mean(1)
                 for output, original in zip(outputs, clean, strict=True):
-                    change = output - (original if everyone else original[image])
-                    loss = loss + weight * change.square().mean(tuple(range(1, change.dim())))
+                    moved = output - (original if everyone else original[image])
+                    loss = loss + weight * moved.square().mean(tuple(range(1, moved.dim())))
                 (gradient,) = torch.autograd.grad(loss.sum(), d)
             return loss.detach(), gradient
 

@@ -77,8 +77,11 @@ def test_measured_results_take_the_place_of_those_of_another_machine(xbench: Cli
     assert xbench(*words, "--allow-incomplete").status == 0
     (here,) = (tmp_path / "out" / "results").glob("*/*/random/efficiency*")
     here.rename(here.with_name(here.name[:-16] + "0" * 16))
+    other = here.parent.parent / "edges" / here.name
+    other.mkdir(parents=True)  # of which there is nothing new to publish
     assert xbench(*words, "--allow-incomplete").status == 0
     assert list(here.parent.glob("efficiency*")) == [here]
+    assert other.exists()
     itself = xbench(*words[:-2], tmp_path / "store")
     assert itself.status == 2
     assert "is the store itself" in itself.err

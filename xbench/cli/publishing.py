@@ -79,11 +79,11 @@ def publish(
     target = Store(to, warn)
     for cell, result in zip(made.cells, results, strict=True):
         folder = to / cell.folder.relative_to(store)
-        if cell.metric.measured:  # times of another machine would be read in place of these
-            for other in target.cells(made.subset.name, made.classifier.name, cell.method.spec, cell.metric.spec):
-                if other.name != folder.name:
-                    shutil.rmtree(other)
         if result.status == "ok":
+            if cell.metric.measured:  # times of another machine would be read in place of these
+                for other in target.cells(made.subset.name, made.classifier.name, cell.method.spec, cell.metric.spec):
+                    if other.name != folder.name:
+                        shutil.rmtree(other)
             folder.mkdir(parents=True, exist_ok=True)
             for part in sorted(cell.folder.glob("part-*.json")):
                 shutil.copyfile(part, folder / part.name)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xbench.run.cells import Plan
     from xbench.run.form import Choice
     from xbench.run.machine import Speed
+    from xbench.run.prediction import Prediction
 
 
 class Engine(StrEnum):
@@ -67,6 +68,7 @@ def plan(
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
     from xbench.run.form import choose
+    from xbench.run.prediction import predicted
 
     method = named(method, methods)
     made = plan_of(
@@ -83,9 +85,9 @@ def plan(
         seed=seed,
         precision=precision,
     )
-    speed = _speed(made, choose(made, only_look=True))
+    cells_take = predicted(made, _speed(made, choose(made, only_look=True)))
     if as_json:
-        typer.echo(json.dumps({**_facts(made, speed), "plan": _rows(made)}, indent=2))
+        typer.echo(json.dumps({**_facts(made, cells_take), "plan": _rows(made)}, indent=2))
         return
     cells = _rows(made)
     rows: list[list[str]] = []
@@ -105,7 +107,7 @@ def plan(
     note("Answers of the classifier that several cells need count for the first of them.")
     for line in _not_applicable(cells):
         note(f"N/A: {line}")
-    say(_summary(made, speed))
+    say(_summary(made, cells_take))
 
 
 def run(
@@ -163,9 +165,9 @@ def run(
         seed=seed,
         precision=precision,
     )
-    speed = _speed(made, choose(made))
-    note(_summary(made, speed))
-    with stoppable(), Progress(made, speed, console) as progress:
+    progress = Progress(made, _speed(made, choose(made)), console)
+    note(_summary(made, progress.predicted))
+    with stoppable(), progress:
         if engine is Engine.RAY:
             from xbench.run.ray_engine import run as run_on_ray
 
@@ -216,8 +218,8 @@ def _share(shard: str | None) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _summary(made: Plan, speed: Speed) -> str:
-    facts = _facts(made, speed)
+def _summary(made: Plan, cells_take: dict[str, Prediction]) -> str:
+    facts = _facts(made, cells_take)
     text = "{suite}: {cells} cells, {stored} stored, {not_applicable} not applicable, {to_compute} to compute".format(**facts)
     if made.todo:
         text += ": {forward:,.0f} forward and {backward:,.0f} backward passes".format(**facts)
@@ -225,10 +227,8 @@ def _summary(made: Plan, speed: Speed) -> str:
     return text
 
 
-def _facts(made: Plan, speed: Speed) -> dict[str, Any]:
+def _facts(made: Plan, cells_take: dict[str, Prediction]) -> dict[str, Any]:
     """What is to be computed, as plain values: counts of cells, passes with those for maps, and predicted seconds."""
-    from xbench.run.prediction import predicted
-
     todo = made.todo
     na = sum(bool(cell.not_applicable) for cell in made.cells)
     passes = made.total_passes
@@ -243,7 +243,7 @@ def _facts(made: Plan, speed: Speed) -> dict[str, Any]:
         "to_compute": len(todo),
         "forward": passes.forward,
         "backward": passes.backward,
-        "seconds": round(sum(each.seconds for each in predicted(made, speed).values()), 1),
+        "seconds": round(sum(each.seconds for each in cells_take.values()), 1),
     }
 
 

@@ -39,9 +39,10 @@ def lbfgs(evaluate: Evaluate, start: Points, iterations: int) -> Points:
     going = gradient.abs().amax(1) > GRADIENT
     for iteration in range(1, iterations + 1):
         going &= _dot(gradient, direction)[:, 0] <= -PROGRESS
-        if not going.any():
+        left = int(going.sum())
+        if not left:
             break
-        if not going.all():
+        if left < len(going):
             row, loss, gradient, direction, size, scale = (v[going] for v in (row, loss, gradient, direction, size, scale))
             history = [(s[going], y[going], rho[going]) for s, y, rho in history]
             going = going[going]
