@@ -162,8 +162,8 @@ class Classifier(nn.Module):
     @property
     def stream_size(self) -> int:
         """Images that are made at a time for ``predict``, whose form may be fastest on fewer than it pays to mask and fill."""
-        size = max(self.predict_size, STREAMED // (self.shape[1] * self.shape[2]))
-        return min(size, self.fitting_batch_size or size)
+        passes = -(-STREAMED // (self.shape[1] * self.shape[2] * self.predict_size))  # whole ones: a rest may cost as much
+        return min(passes * self.predict_size, self.fitting_batch_size or passes * self.predict_size)
 
     def halve(self, size: int) -> bool:
         """Makes batches half of ``size``, which did not fit into memory; False if that was one image."""
