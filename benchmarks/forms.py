@@ -9,6 +9,7 @@ long run chooses.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -24,17 +25,18 @@ from pairs import LONG, MODELS, Plain
 from xbench import CLASSIFIERS, Classifier, XbenchError
 from xbench.form import NAMES, Name, make_form, noise_images
 from xbench.run.form import batch_sizes, fastest
-from xbench.run.machine import seconds
+from xbench.run.machine import alternating
 
 TITLES: dict[Name, str] = {"plain": "channels_last", "frozen": "frozen", "compiled": "compiled"}
 
 
 def timed(function: Callable[[Tensor], Tensor], classifier: Classifier, sizes: list[int]) -> tuple[float, int]:
-    """Least seconds of an image, and the batch size at which."""
+    """Median seconds of an image at its fastest batch size, and that size."""
     found = []
     for size in sizes:
         x = noise_images(classifier, size)
-        found.append((seconds(lambda x=x: function(x), classifier.device) / size, size))
+        (taken,) = alternating([lambda x=x: function(x)], classifier.device)
+        found.append((statistics.median(taken) / size, size))
     return min(found)
 
 

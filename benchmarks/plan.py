@@ -20,8 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from xbench.run.cells import Cell, Plan
-from xbench.run.form import choose
-from xbench.run.machine import measured_speed
+from xbench.run.form import planned_speed
 from xbench.run.plan import make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import run
@@ -50,11 +49,10 @@ class Timed(Progress):
 
 
 def computed(plan: Plan) -> tuple[Timed, float, float]:
-    """Runs a plan: its progress, the seconds of the processor and of the clock."""
-    start, used = time.perf_counter(), time.process_time()
-    choice = choose(plan)
-    progress = Timed(plan, measured_speed(plan.classifier, choice.seconds if choice else None), Console(file=io.StringIO()))
+    """Runs a plan: its progress, and the seconds of the processor and of the clock after the prediction."""
+    progress = Timed(plan, planned_speed(plan), Console(file=io.StringIO()))
     progress.used = Counter()
+    start, used = time.perf_counter(), time.process_time()
     failed = [f"{each.metric} x {each.method}: {each.reason}" for each in run(plan, progress) if each.status == "failed"]
     if failed:
         sys.exit("\n".join(failed))

@@ -188,7 +188,7 @@ def test_the_fastest_form_is_chosen_once_and_kept(tmp_path: Path, measured: dict
     assert choosing.streamed(plan.total_passes) > 200
     assert choosing.choose(plan) == choosing.Choice("compiled", 64, 1.0)
     kept = plan.store.form(plan.classifier.weights_digest, "cpu")
-    assert kept == {"batch_size": 256, "fp32": {"name": "compiled", "batch_size": 64, "seconds": 1.0}}
+    assert kept == {"batch_size": 256, "fp32": {"name": "compiled", "batch_size": 64, "share": 1.0}}
     measured["plain"]["64"] = 0.001
     assert choosing.choose(plan_in(tmp_path)) == choosing.Choice("compiled", 64, 1.0)
 
@@ -232,13 +232,13 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(choosing, "COMPILING", float("inf"))
     asked: list[tuple[str, int]] = []
 
-    def seconds(form: Form, _classifier: Classifier, size: int) -> float:
+    def share(form: Form, _classifier: Classifier, size: int) -> float:
         asked.append((form.name, size))
         if size == 512:
             raise torch.OutOfMemoryError
         return {"plain": 1.0, "frozen": 0.5}[form.name] / size
 
-    monkeypatch.setattr(choosing, "_seconds_of", seconds)
+    monkeypatch.setattr(choosing, "_share_of", share)
     assert choosing.choose(plan_in(tmp_path)) == choosing.Choice("frozen", 256, 0.5 / 256)
     assert asked == [(name, size) for name in ("plain", "frozen") for size in (64, 128, 256, 512)]
     (tmp_path / "other").mkdir()

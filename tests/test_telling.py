@@ -139,7 +139,7 @@ def test_doctor_finds_all_well(xbench: Cli) -> None:
     assert (done.status, found["broken"]) == (0, [])
     assert {"xbench", "python", "torch", "torchvision"} <= set(found["versions"])
     assert found["entries"]["methods"] == len(METHODS.names())
-    rate = found["images per second, forward and with backward"]["mnist-cnn on cpu"]
+    rate = found["images per second, masked and passed forward, and with backward"]["mnist-cnn on cpu"]
     assert float(rate.split()[0].replace(",", "")) > 0
     text = xbench("doctor").out
     assert text.rstrip().endswith("everything works")

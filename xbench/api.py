@@ -27,7 +27,7 @@ from xbench.result import Result
 from xbench.run.cells import Plan
 from xbench.run.choice import chosen
 from xbench.run.command import command_of
-from xbench.run.machine import Speed, measured_speed
+from xbench.run.form import planned_speed
 from xbench.run.plan import load_classifier, make_plan
 from xbench.run.progress import Progress
 from xbench.run.runner import make_batch
@@ -102,8 +102,7 @@ def run_suite(
         classifier=model,
         dataset=source,
     )
-    speed = measured_speed(plan.classifier) if plan.todo else Speed()
-    with Progress(plan, speed, Console(quiet=quiet, force_jupyter=False)) as progress:
+    with Progress(plan, planned_speed(plan), Console(quiet=quiet, force_jupyter=False)) as progress:
         results = tuple(run_plan(plan, progress, timeout=timeout))
     if isinstance(classifier, nn.Module) or isinstance(dataset, Subset) or not all(_importable(c.method) for c in plan.cells):
         return Run(plan, results)

@@ -22,7 +22,7 @@ DRAWS = 10
 MASKS = 64
 SEGMENTS = 30
 LONG = 1e8
-"""Passes of a run for which every form pays back what it takes to make it."""
+"""Seconds of passes of a run for which every form pays back what it takes to make it."""
 
 
 class Plain(nn.Module):

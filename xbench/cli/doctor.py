@@ -44,7 +44,7 @@ def doctor(
     found.attempt("devices", _devices)
     found.attempt("folders", _folders)
     found.attempt("entries", _entries)
-    found.attempt("images per second, forward and with backward", _speed)
+    found.attempt("images per second, masked and passed forward, and with backward", _speed)
     if as_json:
         typer.echo(json.dumps({**found.facts, "broken": found.broken, "notes": found.notes}, indent=2))
     else:

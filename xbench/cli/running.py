@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from xbench.result import Result
     from xbench.run.cells import Plan
-    from xbench.run.form import Choice
-    from xbench.run.machine import Speed
     from xbench.run.prediction import Prediction
 
 
@@ -67,7 +65,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Shows what a run would compute: cells, classifier passes and predicted time; what is stored costs nothing."""
-    from xbench.run.form import choose
+    from xbench.run.form import planned_speed
     from xbench.run.prediction import predicted
 
     method = named(method, methods)
@@ -85,7 +83,7 @@ def plan(
         seed=seed,
         precision=precision,
     )
-    cells_take = predicted(made, _speed(made, choose(made, only_look=True)))
+    cells_take = predicted(made, planned_speed(made, only_look=True))
     if as_json:
         typer.echo(json.dumps({**_facts(made, cells_take), "plan": _rows(made)}, indent=2))
         return
@@ -142,7 +140,7 @@ def run(
     Several runs on one store, on one machine or on many that share its folder, divide the work among themselves.
     """
     from xbench.cli.boards import show_and_write
-    from xbench.run.form import choose
+    from xbench.run.form import planned_speed
     from xbench.run.progress import Progress
     from xbench.run.runner import run as run_plan
 
@@ -165,7 +163,7 @@ def run(
         seed=seed,
         precision=precision,
     )
-    progress = Progress(made, _speed(made, choose(made)), console)
+    progress = Progress(made, planned_speed(made), console)
     note(_summary(made, progress.predicted))
     with stoppable(), progress:
         if engine is Engine.RAY:
@@ -199,13 +197,6 @@ def _tell_each(made: Plan, found: Sequence[Result]) -> None:
                 f"{name}: {len(result.ids)} images in {took['seconds']:.1f} s, of which {took['seconds_maps']:.1f} s for maps; "
                 f"{passes['forward']:,.0f} forward and {passes['backward']:,.0f} backward passes; {cell.folder}"
             )
-
-
-def _speed(made: Plan, choice: Choice | None) -> Speed:
-    """The speed of passes in the form that the run will have."""
-    from xbench.run.machine import Speed, measured_speed
-
-    return measured_speed(made.classifier, choice.seconds if choice else None) if made.todo else Speed()
 
 
 def _share(shard: str | None) -> tuple[int, int]:

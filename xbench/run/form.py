@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from xbench.form import NAMES, Form, Name, make_form
 from xbench.registry import digest
 from xbench.run.cells import Plan
 from xbench.run.claims import claim
-from xbench.run.machine import hardware, seconds
+from xbench.run.machine import Speed, alternating, hardware, measured_speed, once
 
 WORTH = 60.0
 """Seconds of planned passes below which nothing is measured and the network stays as it is (own decision)."""
@@ -30,16 +31,25 @@ GAIN = 0.95
 """A form must take at most this share of the time of the plainer one (own decision: what is less is noise)."""
 
 Measured = dict[str, dict[str, float]]
-"""By form: seconds an image by batch size, and "making", the seconds that it took to make; no size if it cannot be used."""
+"""By form: an image's time by batch size, as a share of what the network as it is takes in batches of the default size, and
+"making", the seconds that the form took to make; no size if it cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A form by name, its batch size, and the seconds of an image that were measured when it was chosen."""
+    """A form by name, its batch size, and its time as a share of that of the network as it is, measured when it was chosen."""
 
     name: Name
     batch_size: int
-    seconds: float
+    share: float = 1.0
+
+
+def planned_speed(plan: Plan, *, only_look: bool = False) -> Speed:
+    """The speed of passes in the form that the plan's run will have; see `choose` on ``only_look``."""
+    if not plan.todo:
+        return Speed()
+    choice = choose(plan, only_look=only_look)
+    return measured_speed(plan.classifier, choice.share if choice else 1.0)
 
 
 def use_form(plan: Plan) -> None:
@@ -75,37 +85,37 @@ def choose(plan: Plan, *, only_look: bool = False) -> Choice | None:
 
     def kept() -> Choice | None:
         found = store.form(name, device).get(precision)
-        return Choice(**found) if found else None
+        return Choice(found["name"], found["batch_size"], found.get("share", 1.0)) if found else None
 
     if (found := kept()) is not None or not plan.todo:
         return found
-    passes = streamed(plan.total_passes)
-    if passes * _seconds_now(classifier) < WORTH:
+    planned = streamed(plan.total_passes) * _seconds_now(classifier)
+    if planned < WORTH:
         return None
     if only_look:
-        return fastest(classifier, passes, compiling=False)
+        return fastest(classifier, planned, compiling=False)
     while True:
         with claim(store.root / "claims", "form") as mine:  # of several runs on one store one chooses
             if mine:
                 if (found := kept()) is None:
-                    found = fastest(classifier, passes, compiling=True)
+                    found = fastest(classifier, planned, compiling=True)
                     store.keep_form(name, device, {precision: dataclasses.asdict(found)})
                 return kept() or found  # as the file has it, so that all runs have the same
         time.sleep(0.5)
 
 
-def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice:
-    """The form in which so many passes take least time, measured here or earlier on this machine.
+def fastest(classifier: Classifier, planned: float, *, compiling: bool) -> Choice:
+    """The form in which passes take least time that take ``planned`` seconds as the network is, measured here now or earlier.
 
     Without ``compiling``, nothing is compiled to be measured. Raises XbenchError if not even one image fits into memory.
     """
     sizes = batch_sizes(classifier)
     about = [classifier.weights_digest, hardware(str(classifier.device)), classifier.precision, torch.__version__, sizes]
-    path = user_cache() / "forms" / f"{digest(about)[:16]}.json"
+    path = user_cache() / "shares" / f"{digest(about)[:16]}.json"
     known = _read(path)
     best: Choice | None = None
     for name in NAMES:
-        left = passes * best.seconds if best else 0.0
+        left = planned * best.share if best else 0.0
         if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING * len(sizes)):
             continue
         if name not in known:
@@ -117,7 +127,7 @@ def fastest(classifier: Classifier, passes: float, *, compiling: bool) -> Choice
             continue
         size = min(times, key=times.__getitem__)
         cost = known[name]["making"] if name == "compiled" else 0.0
-        if best is None or (times[size] < GAIN * best.seconds and cost + passes * times[size] < left):
+        if best is None or (times[size] < GAIN * best.share and cost + planned * times[size] < left):
             best = Choice(name, size, times[size])
     if best is None:
         raise XbenchError(f"{classifier.name}: not even one image at a time fits into the memory of {classifier.device}")
@@ -137,7 +147,7 @@ def streamed(passes: Passes) -> float:
 
 
 def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, float]:
-    """Seconds of an image at every batch size that fits into memory, and of making the form; no sizes if it cannot be used."""
+    """A form's share at every batch size that fits into memory, and the seconds of making it; no sizes if it cannot be used."""
     times = {"making": 0.0}
     form = None
     for size in sizes:
@@ -146,7 +156,7 @@ def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, 
                 start = time.perf_counter()
                 form = make_form(classifier, name, size)
                 times["making"] = max(times["making"], time.perf_counter() - start)
-            times[str(size)] = _seconds_of(form, classifier, size)
+            times[str(size)] = _share_of(form, classifier, size)
         except XbenchError:  # nor larger ones, if memory ran out
             break
         except (RuntimeError, MemoryError) as error:
@@ -155,19 +165,27 @@ def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, 
     return times
 
 
-def _seconds_of(form: Form, classifier: Classifier, size: int) -> float:
+def _share_of(form: Form, classifier: Classifier, size: int) -> float:
     x = torch.full((size, *classifier.shape), 0.5).to(classifier.mean)
+    plain, count = _plain(classifier)
     with torch.no_grad():
-        return seconds(lambda: form(x), classifier.device) / size
+        mine, others = alternating([lambda: form(x), plain], classifier.device)
+    return statistics.median(a / b for a, b in zip(mine, others, strict=True)) * count / size
 
 
 def _seconds_now(classifier: Classifier) -> float:
-    """Seconds of an image as the classifier is, roughly: one batch."""
+    """Seconds of an image as the classifier is, roughly."""
     passes = classifier.passes.copy()
-    x = torch.full((classifier.batch_size, *classifier.shape), 0.5).to(classifier.mean)
-    taken = seconds(lambda: classifier.probabilities(x), classifier.device, repeats=1) / len(x)
+    plain, count = _plain(classifier)
+    taken = min(once(plain, classifier.device) for _ in range(3)) / count
     classifier.passes = passes
     return taken
+
+
+def _plain(classifier: Classifier) -> tuple[Callable[[], object], int]:
+    """A pass of the network as it is, and its number of images."""
+    x = torch.full((classifier.batch_size, *classifier.shape), 0.5).to(classifier.mean)
+    return lambda: classifier.probabilities(x), len(x)
 
 
 def _read(path: Path) -> Measured:

@@ -8,9 +8,10 @@ import importlib.metadata
 import math
 import platform
 import re
+import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,13 @@ import xbench
 from xbench import __version__
 from xbench.batches import out_of_memory
 from xbench.classifier import Classifier, Passes
+from xbench.perturb import probability_of, stream
+
+ROUNDS = 7
+LONG_ENOUGH = 1.5
+"""Seconds after which nothing is measured again (own decision: a run of a few seconds should not wait for its prediction)."""
+MASKS = 64
+"""Different masks under which passes are measured."""
 
 
 @functools.cache
@@ -64,8 +72,8 @@ def _processor() -> str:
 class Speed:
     """Seconds of classifier passes, per image in full batches; zero where nothing is to be predicted.
 
-    ``forward`` is of a pass without gradients, ``gradient`` of a forward and a backward pass, and ``call`` what the latter
-    takes beside that for a batch of its own, however few its images are.
+    ``forward`` is of an image that is masked, filled and passed without gradients, ``gradient`` of a forward and a backward
+    pass, and ``call`` what the latter takes beside that for a batch of its own, however few its images are.
     """
 
     forward: float = 0.0
@@ -78,44 +86,72 @@ class Speed:
         return alone * self.forward + passes.backward * (self.gradient + self.call / together)
 
 
-def measured_speed(classifier: Classifier, forward: float | None = None) -> Speed:
+def measured_speed(classifier: Classifier, share: float = 1.0) -> Speed:
     """The speed of passes, measured in a moment.
 
-    ``forward`` is the speed without gradients, where it is known of the form that the classifier will have.
+    ``share`` is what a pass without gradients takes in the form that the classifier will have, of one as it is.
     """
-    passes = classifier.passes.copy()
-    x = torch.rand((classifier.batch_size, *classifier.shape), device=classifier.device)
-    if forward is None:
-        forward = seconds(lambda: classifier.probabilities(x), classifier.device) / len(x)
+    passes, device = classifier.passes.copy(), classifier.device
+    masks = torch.rand((MASKS, 1, *classifier.shape[1:]), generator=torch.Generator().manual_seed(0)).to(device)
     while True:
-        x = x[: classifier.batch_size].detach().requires_grad_()
+        x = torch.full((classifier.batch_size, *classifier.shape), 0.5, device=device)
+        one = x[:1].clone().requires_grad_()
+        some = x.clone().requires_grad_()
+        works: list[Callable[[], object]] = [
+            functools.partial(classifier.predict, x),
+            functools.partial(_stream, classifier, x[0], masks),
+            functools.partial(_differentiate, classifier, some),
+            functools.partial(_differentiate, classifier, one),
+        ]
         try:
-            gradient = seconds(functools.partial(_differentiate, classifier, x), classifier.device) / len(x)
+            alone, streamed, gradient, call = (statistics.median(taken) for taken in alternating(works, device))
             break
         except (RuntimeError, MemoryError) as error:
             if not (out_of_memory(error) and classifier.halve(len(x))):
                 raise
-    one = x[:1].detach().requires_grad_()
-    call = seconds(functools.partial(_differentiate, classifier, one), classifier.device) - gradient
     classifier.passes = passes
-    return Speed(forward, gradient, max(call, 0.0))
+    alone, gradient = alone / len(x), gradient / len(x)
+    beside = max(streamed / classifier.stream_size - alone, 0.0)
+    return Speed(share * alone + beside, gradient, max(call - gradient, 0.0))
+
+
+def _stream(classifier: Classifier, image: Tensor, masks: Tensor) -> None:
+    """A full batch of an image under masks, as most metrics and methods ask for them."""
+    gray, label = classifier.gray, torch.zeros(1, dtype=torch.int64, device=masks.device)
+    stream(
+        classifier,
+        image[None],
+        classifier.stream_size,
+        lambda _image, step: masks[step % len(masks)],
+        lambda _image, _step, _keep: gray,
+        probability_of(label),
+    )
 
 
 def _differentiate(classifier: Classifier, x: Tensor) -> None:
     torch.autograd.grad(classifier(x).sum(), x)
 
 
-def seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """The least time of some calls after two that warm up, the device's work included.
+def alternating(calls: Sequence[Callable[[], object]], device: torch.device) -> list[list[float]]:
+    """The seconds of each of some calls, made in turn so that a machine that slows down does so for all of them.
+
+    After one round that warms up, `ROUNDS` or as many as take `LONG_ENOUGH` seconds, at least two.
+    """
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    while len(rounds) < 3 or (len(rounds) <= ROUNDS and time.perf_counter() - start < LONG_ENOUGH):
+        rounds.append([once(call, device) for call in calls])
+    return [list(taken) for taken in zip(*rounds[1:], strict=True)]
+
+
+def once(call: Callable[[], object], device: torch.device) -> float:
+    """The seconds of a call, the device's work included.
 
     On a CPU the time that the calling thread was computing, which other programs on the machine do not stretch.
     """
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
-    taken = []
-    for _ in range(2 + repeats):
-        start = clock()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(clock() - start)
-    return min(taken[2:])
+    start = clock()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
