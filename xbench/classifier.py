@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from xbench.batches import STREAMED, batched, default_batch_size
 from xbench.errors import NotApplicable, XbenchError
+from xbench.randomising import copied, randomise
 from xbench.registry import Entry, Registry
 from xbench.types import Images, Logits, Precision
 from xbench.weights import state_digest
@@ -230,38 +229,11 @@ class Classifier(nn.Module):
     def randomised(self, layers: Sequence[str], seed: int) -> Classifier:
         """A copy whose named layers are initialised anew (batch-norm statistics included), reproducibly on any device.
 
-        A layer is reset by its ``reset_parameters``. One without, such as the class token and the position embedding of a
-        transformer, has its own parameters drawn from N(0, s), s the root mean square of the values that each tensor has, and
-        0.02 for one of zeros (own decision: the network keeps its scale without knowing how it was initialised).
-
-        Raises XbenchError if a layer has neither ``reset_parameters`` nor parameters of its own.
+        See `xbench.randomising.randomise`; XbenchError if a layer cannot be initialised anew.
         """
-        device, dtype = self.device, self.mean.dtype
-        twin = copy.deepcopy(self).cpu()
-        twin.__dict__.pop("weights_digest", None)
-        twin.passes = self.passes  # the copies' passes are made in the same cell
-        modules = dict(twin.module.named_modules())
-        with torch.random.fork_rng(devices=[]):
-            for layer in layers:
-                word = hashlib.sha256(f"{seed} {layer}".encode()).digest()[:8]
-                torch.default_generator.manual_seed(int.from_bytes(word, "big") >> 1)  # of the CPU, and no other device's
-                reset = getattr(modules[layer], "reset_parameters", None)
-                own = list(modules[layer].parameters(recurse=False))
-                if callable(reset):
-                    reset()
-                elif own:
-                    _draw_anew(own)
-                else:
-                    where = f"layer {layer!r} of classifier {self.name!r} ({type(modules[layer]).__name__})"
-                    raise XbenchError(f"{where} has no reset_parameters and no parameters of its own")
-        return twin.to(device=device, dtype=dtype)
-
-
-@torch.no_grad()
-def _draw_anew(parameters: Sequence[Tensor]) -> None:
-    """Normal values of the root mean square that each tensor has, or 0.02."""
-    for parameter in parameters:
-        parameter.normal_(0, float(parameter.double().square().mean().sqrt()) or 0.02)
+        twin = copied(self)
+        randomise(twin, layers, seed)
+        return twin
 
 
 class ClassifierEntry(Entry):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from xbench.batches import STREAMED
 from xbench.classifier import Classifier, Passes
 from xbench.explainer import Explainer
 from xbench.method import Method, TrainedMethod
 from xbench.metric import METRICS, Column, Metric, Scored
 from xbench.ops import similarity
 from xbench.ops.normalise import minmax
+from xbench.randomising import copied, randomise
 from xbench.subset import Batch
-from xbench.types import Maps
+from xbench.types import Maps, Scores
 
 
 @METRICS.register("randomisation")
@@ -68,17 +71,19 @@ class Randomisation(Metric):
 
     def __call__(self, explainer: Explainer, batch: Batch, maps: Maps | None) -> Scored:
         """Each similarity (b,) of each image's map to those of the randomised classifiers; ``maps`` is not used."""
+        classifier = explainer.classifier
         fitted = explainer.refitted(self.seed)  # changes nothing for a method that is not trained
         reference = _views(fitted.maps(batch))
-        compared, randomised = [], explainer.classifier
-        for layers in self._layers(explainer.classifier):
-            # A layer's draws do not depend on the other layers: what was drawn at the stage before is kept.
-            before = randomised if self.mode == "cascading" else explainer.classifier
-            randomised = before.randomised(layers, self.seed)
+        found, randomised = [], copied(classifier)
+        for layers in self._layers(classifier):
+            if self.mode == "independent":
+                randomised = copied(classifier)
+            randomise(randomised, layers, self.seed)  # a layer's draws do not depend on the other layers
             asked = batch
             if self.target == "predicted":
                 asked = dataclasses.replace(batch, target=randomised.probabilities(batch.x).argmax(1))
-            compared.append(similarity.compare_views(reference, _views(fitted.on(randomised).maps(asked))))
+            found.append(fitted.on(randomised).maps(asked))
+        compared = _compared(reference, found)
         curves = {name: torch.stack([values[name] for values in compared], 1) for name in reference}
         scores = {name: curve.mean(1) for name, curve in curves.items()}
         if isinstance(explainer.method, TrainedMethod):
@@ -110,6 +115,19 @@ class Randomisation(Metric):
         count = min(self.stages, len(declared))
         ends = [len(declared) * (i + 1) // count for i in range(count)]
         return [[layer for stage in declared[a:b] for layer in stage] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _compared(reference: dict[str, Tensor], found: Sequence[Maps]) -> list[dict[str, Scores]]:
+    """The similarities (b,) of every stage's maps to the reference; small maps of several stages are compared at a time."""
+    compared: list[dict[str, Scores]] = []
+    together = max(1, STREAMED // found[0].numel())
+    for start in range(0, len(found), together):
+        stages = found[start : start + together]
+        repeated = {name: torch.cat([view] * len(stages)) for name, view in reference.items()}
+        values = similarity.compare_views(repeated, _views(torch.cat(stages)))
+        parts = {name: value.chunk(len(stages)) for name, value in values.items()}
+        compared += [{name: parts[name][i] for name in parts} for i in range(len(stages))]
+    return compared
 
 
 def _views(maps: Maps) -> dict[str, Tensor]:
