@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -117,7 +116,7 @@ class Randomisation(Metric):
         return [[layer for stage in declared[a:b] for layer in stage] for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def _compared(reference: dict[str, Tensor], found: Sequence[Maps]) -> list[dict[str, Scores]]:
+def _compared(reference: dict[str, Tensor], found: list[Maps]) -> list[dict[str, Scores]]:
     """The similarities (b,) of every stage's maps to the reference; small maps of several stages are compared at a time."""
     compared: list[dict[str, Scores]] = []
     together = max(1, STREAMED // found[0].numel())
