@@ -11,7 +11,7 @@ from xbench.classifier import Classifier
 from xbench.run import prediction
 from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
-from xbench.run.prediction import BESIDE, fill_seconds, predicted
+from xbench.run.prediction import BESIDE, OWN, fill_seconds, predicted
 from xbench.run.suite import load_suite
 from xbench.store import Store
 
@@ -37,8 +37,8 @@ def test_seconds_are_those_of_the_passes_the_fills_and_the_parts(tmp_path: Path,
     area, game = predicted(plan, Speed(forward=2.0)).values()
     passes = [plan.passes(cell).forward for cell in plan.todo]
     assert (area.passes, game.passes) == (2 * passes[0], 2 * passes[1])
-    assert area.seconds == pytest.approx(2 * passes[0] + 2 * BESIDE)
-    assert game.seconds == pytest.approx((2 + 5) * passes[1] + 2 * BESIDE)
+    assert area.seconds == pytest.approx(2 * (1 + OWN) * passes[0] + 2 * BESIDE)
+    assert game.seconds == pytest.approx((2 * (1 + OWN) + 5) * passes[1] + 2 * BESIDE)
 
 
 def test_a_constant_fill_costs_nothing_and_others_what_they_take(classifier: Classifier) -> None:

@@ -26,7 +26,7 @@ from xbench.run.machine import Speed, alternating, hardware, measured_speed, onc
 WORTH = 60.0
 """Seconds of planned passes below which nothing is measured and the network stays as it is (own decision)."""
 COMPILING = 30.0
-"""Seconds that compiling for a batch size is thought to take where it was not measured yet (own decision)."""
+"""Seconds that compiling is thought to take where it was not measured yet (own decision)."""
 GAIN = 0.95
 """A form must take at most this share of the time of the plainer one (own decision: what is less is noise)."""
 
@@ -116,10 +116,11 @@ def fastest(classifier: Classifier, planned: float, *, compiling: bool) -> Choic
     best: Choice | None = None
     for name in NAMES:
         left = planned * best.share if best else 0.0
-        if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING * len(sizes)):
+        if name not in known and name == "compiled" and not (compiling and left / 2 > COMPILING):
             continue
         if name not in known:
-            known[name] = _measure(classifier, name, sizes)
+            # Compiled for the size that suits the other forms only: every size would have to be compiled for.
+            known[name] = _measure(classifier, name, [best.batch_size] if best and name == "compiled" else sizes)
             with atomic(path) as temporary:
                 temporary.write_text(json.dumps(known))
         times = {int(size): value for size, value in known[name].items() if size != "making"}
@@ -152,10 +153,10 @@ def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, 
     form = None
     for size in sizes:
         try:
-            if form is None or name == "compiled":  # which is made for one size
+            if form is None:
                 start = time.perf_counter()
                 form = make_form(classifier, name, size)
-                times["making"] = max(times["making"], time.perf_counter() - start)
+                times["making"] = time.perf_counter() - start
             times[str(size)] = _share_of(form, classifier, size)
         except XbenchError:  # nor larger ones, if memory ran out
             break
@@ -166,10 +167,12 @@ def _measure(classifier: Classifier, name: Name, sizes: list[int]) -> dict[str, 
 
 
 def _share_of(form: Form, classifier: Classifier, size: int) -> float:
+    passes = classifier.passes.copy()
     x = torch.full((size, *classifier.shape), 0.5).to(classifier.mean)
     plain, count = _plain(classifier)
     with torch.no_grad():
         mine, others = alternating([lambda: form(x), plain], classifier.device)
+    classifier.passes = passes
     return statistics.median(a / b for a, b in zip(mine, others, strict=True)) * count / size
 
 

@@ -23,9 +23,8 @@ from xbench.batches import out_of_memory
 from xbench.classifier import Classifier, Passes
 from xbench.perturb import probability_of, stream
 
-ROUNDS = 7
-LONG_ENOUGH = 1.5
-"""Seconds after which nothing is measured again (own decision: a run of a few seconds should not wait for its prediction)."""
+LONG_ENOUGH = 1.0
+"""Seconds for which something is measured (own decision: a run of a few seconds should not wait longer for its prediction)."""
 MASKS = 64
 """Different masks under which passes are measured."""
 
@@ -135,11 +134,11 @@ def _differentiate(classifier: Classifier, x: Tensor) -> None:
 def alternating(calls: Sequence[Callable[[], object]], device: torch.device) -> list[list[float]]:
     """The seconds of each of some calls, made in turn so that a machine that slows down does so for all of them.
 
-    After one round that warms up, `ROUNDS` or as many as take `LONG_ENOUGH` seconds, at least two.
+    After one round that warms up, as many as take `LONG_ENOUGH` seconds, at least two: single ones are far off at times.
     """
     rounds: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) < 3 or (len(rounds) <= ROUNDS and time.perf_counter() - start < LONG_ENOUGH):
+    while len(rounds) < 3 or time.perf_counter() - start < LONG_ENOUGH:
         rounds.append([once(call, device) for call in calls])
     return [list(taken) for taken in zip(*rounds[1:], strict=True)]
 

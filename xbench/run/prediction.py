@@ -17,6 +17,8 @@ from xbench.run.machine import Speed, once
 
 BESIDE = 0.03
 """Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
+OWN = 0.2
+"""What methods and metrics compute themselves, as a share of the time of their passes; typical of the same."""
 HOLES = 7
 """Observed and missing cells along each side of an image, on which the time of a fill is measured."""
 
@@ -46,7 +48,7 @@ def predicted(plan: Plan, speed: Speed) -> dict[str, Prediction]:
             if fill not in fills:
                 fills[fill] = fill_seconds(fill, plan.classifier)
             filling += used.forward * fills[fill]
-        found[cell.key] = Prediction(BESIDE * len(cell.missing) + passes + filling, passes)
+        found[cell.key] = Prediction(BESIDE * len(cell.missing) + (1 + OWN) * passes + filling, passes)
     return found
 
 
