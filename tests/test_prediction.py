@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from xbench.classifier import Classifier
 from xbench.run import prediction
 from xbench.run.machine import Speed
 from xbench.run.plan import make_plan
-from xbench.run.prediction import BESIDE, OWN, fill_seconds, predicted
+from xbench.run.prediction import BESIDE, OWN, fill_seconds, fit_seconds, predicted
 from xbench.run.suite import load_suite
 from xbench.store import Store
 
@@ -51,3 +52,19 @@ def test_a_constant_fill_costs_nothing_and_others_what_they_take(classifier: Cla
 
 def test_a_fill_that_cannot_be_made_is_told_by_the_run_not_the_plan(classifier: Classifier) -> None:
     assert fill_seconds("torchscript:/no/such/file.pt:0123456789ab", classifier) == 0
+
+
+def test_a_training_costs_what_its_steps_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fits.toml").write_text(
+        SUITE.replace("area(fill='zero')", "randomisation").replace('random"]', 'nvp", "random"]')
+    )
+    plan = make_plan(load_suite(str(tmp_path / "fits.toml")), Store(tmp_path / "store"))
+    monkeypatch.setattr(prediction, "once", lambda call, device: (call(), 2.0)[1])
+    cell, control = (each for each in plan.todo if each.metric.name == "randomisation")
+    before = plan.classifier.passes.copy()
+    fits, steps = cell.metric.fits(cell.method, plan.classifier), math.ceil(4000 / cell.method.batch)
+    assert fit_seconds(cell, plan) == fits * cell.method.refit["epochs"] * steps * 2.0 > 0
+    assert fit_seconds(control, plan) == 0
+    assert plan.classifier.passes == before
+    alone = predicted(plan, Speed())
+    assert alone[cell.key].seconds == pytest.approx(fit_seconds(cell, plan) + BESIDE * len(cell.missing))

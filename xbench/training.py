@@ -176,6 +176,14 @@ def fit(
     return train(method_recipe(method, classifier, images, seed), progress, partial)
 
 
+def step_of(recipe: Recipe) -> Callable[[], object]:
+    """A step of a training that leads nowhere: a new network on the recipe's first batch, to measure how long it takes."""
+    network, ids = recipe.network().train(), recipe.train.ids[: recipe.batch]
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.lr)
+    x, draws = recipe.train.read(ids)[0], ImageRandom(0, ids)
+    return lambda: _step(recipe, network, optimiser, x, draws)
+
+
 def _step(recipe: Recipe, network: nn.Module, optimiser: torch.optim.Adam, x: Tensor, rng: ImageRandom) -> Tensor:
     """One update; the batch's loss, detached. Gradients are on even where the caller (a metric) has switched them off."""
     x = x.to(recipe.like)

@@ -169,7 +169,7 @@ class Plan:
         shared = sum((m.cost_for(self.classifier) for m in cell.metric.explains(cell.method, self.classifier)), Passes())
         calibration = cell.metric.calibration_cost(self.classifier) * cell.heldout_left
         own = each - shared - Passes(forward=len(answers))
-        return own * cell.images_left + Passes(forward=self._asks[cell.key]) + calibration + self._fit_passes(cell)
+        return own * cell.images_left + Passes(forward=self._asks[cell.key]) + calibration + self.fit_passes(cell)
 
     @functools.cached_property
     def _asks(self) -> dict[str, int]:
@@ -205,7 +205,7 @@ class Plan:
                 left -= {Point(name, of_map=True) for name in self.store.answered(*where, ids)}
         return left
 
-    def _fit_passes(self, cell: Cell) -> Passes:
+    def fit_passes(self, cell: Cell) -> Passes:
         """Classifier passes of the trainings within a cell."""
         fits = cell.metric.fits(cell.method, self.classifier)
         if not fits or not isinstance(cell.method, TrainedMethod):

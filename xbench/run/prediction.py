@@ -11,9 +11,11 @@ from xbench.batches import STREAMED
 from xbench.classifier import Classifier, Passes
 from xbench.errors import XbenchError
 from xbench.fill import CONSTANT, FILLS, make_filler
+from xbench.method import TrainedMethod
 from xbench.rng import ImageRandom
 from xbench.run.cells import Cell, Plan
 from xbench.run.machine import Speed, once
+from xbench.training import method_recipe, step_of
 
 BESIDE = 0.03
 """Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
@@ -33,13 +35,15 @@ class Prediction(NamedTuple):
 def predicted(plan: Plan, speed: Speed) -> dict[str, Prediction]:
     """What is left to compute, by cell key; shared maps count for the first cell that reads them.
 
-    A pass of a method or metric whose fill is made up from the kept pixels costs that fill too, which is measured here.
+    A pass of a method or metric whose fill is made up from the kept pixels costs that fill too, and a training within a cell
+    what its steps take; both are measured here.
     """
     found: dict[str, Prediction] = {}
     fills: dict[str, float] = {}
     todo = plan.todo
     for cell, maps in zip(todo, plan.map_passes(todo), strict=True):
-        own = plan.passes(cell)
+        fitting = plan.fit_passes(cell)
+        own = plan.passes(cell) - fitting
         explaining, scoring = (maps, own) if cell.metric.uses_maps else (maps + own, Passes())
         passes = speed.seconds(own + maps, _together(cell))
         filling = 0.0
@@ -48,7 +52,8 @@ def predicted(plan: Plan, speed: Speed) -> dict[str, Prediction]:
             if fill not in fills:
                 fills[fill] = fill_seconds(fill, plan.classifier)
             filling += used.forward * fills[fill]
-        found[cell.key] = Prediction(BESIDE * len(cell.missing) + (1 + OWN) * passes + filling, passes)
+        whole = BESIDE * len(cell.missing) + (1 + OWN) * passes + filling + fit_seconds(cell, plan)
+        found[cell.key] = Prediction(whole, passes + speed.seconds(fitting))
     return found
 
 
@@ -67,6 +72,20 @@ def fill_seconds(spec: str, classifier: Classifier) -> float:
         return min(once(lambda: fill(image, image, keep), classifier.device) for _ in range(3)) / count
     except XbenchError:  # which fails the cells that need it
         return 0.0
+
+
+def fit_seconds(cell: Cell, plan: Plan) -> float:
+    """Seconds of the trainings within a cell, of which one step is made."""
+    method, classifier = cell.method, plan.classifier
+    fits = cell.metric.fits(method, classifier)
+    if not fits or not isinstance(method, TrainedMethod):
+        return 0.0
+    recipe = method_recipe(method.replace(**method.refit), classifier, plan.checkpoints.train)
+    passes, step = classifier.passes.copy(), step_of(recipe)
+    step()
+    taken = once(step, classifier.device)
+    classifier.passes = passes
+    return fits * recipe.epochs * math.ceil(len(recipe.train) / recipe.batch) * taken
 
 
 def _together(cell: Cell) -> float:
