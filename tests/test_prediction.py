@@ -68,3 +68,16 @@ def test_a_training_costs_what_its_steps_take(tmp_path: Path, monkeypatch: pytes
     assert plan.classifier.passes == before
     alone = predicted(plan, Speed())
     assert alone[cell.key].seconds == pytest.approx(fit_seconds(cell, plan) + BESIDE * len(cell.missing))
+
+
+def test_a_method_that_optimises_has_no_more_images_at_a_time_than_it_is_given(tmp_path: Path) -> None:
+    metrics = '{ spec = "efficiency(repeats=1)", images = 60 }, { spec = "sensitivity-max", images = 60 }'
+    suite = SUITE.replace("random", "mp").split("metrics")[0] + f"metrics = [{metrics}]"
+    (tmp_path / "mp.toml").write_text(suite)
+    plan = make_plan(load_suite(str(tmp_path / "mp.toml")), Store(tmp_path / "store"))
+    found = predicted(plan, Speed(call=1.0))
+    each = [plan.passes(cell) + maps for cell, maps in zip(plan.todo, plan.map_passes(plan.todo), strict=True)]
+    shares = [2 / 5 + 3 / 5 / 30, 1 / 30]  # efficiency: 2 of 5 times one image at a time, else the 30 of a part, like the other
+    assert [found[cell.key].passes for cell in plan.todo] == pytest.approx(
+        [passes.backward * share for passes, share in zip(each, shares, strict=True)]
+    )

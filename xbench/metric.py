@@ -86,6 +86,11 @@ class Metric(Entry):
         raise NotImplementedError
 
     @property
+    def alone(self) -> float:
+        """The share of its maps for which the method is given one image at a time."""
+        return 0.0
+
+    @property
     def calibration_images(self) -> int:
         """On how many held-out images ``calibrate`` chooses at most; 0 if no parameter is left to choose."""
         return 0

@@ -101,6 +101,11 @@ class Efficiency(Metric):
         scores = {name: torch.tensor(column, dtype=torch.float64) for name, column in values.items()}
         return Scored(scores, reasons={"memory": unknown})
 
+    @property
+    def alone(self) -> float:
+        """About half: once to warm up and at every repeat."""
+        return (1 + self.repeats) / (2 * (1 + self.repeats) + 1)
+
     def cost(self, method: Method, classifier: Classifier) -> Passes:
         """The method's passes, alone and in a batch, to warm up and for every repeat, and once for the memory."""
         return method.cost_for(classifier) * (2 * (1 + self.repeats) + 1)

@@ -89,5 +89,8 @@ def fit_seconds(cell: Cell, plan: Plan) -> float:
 
 
 def _together(cell: Cell) -> float:
-    """How many images take a gradient at a time: a method that optimises has no more than those of a part."""
-    return cell.images_left / len(cell.missing) if cell.method.iterative else math.inf
+    """How many images take a gradient at a time, the harmonic mean: a method that optimises has no more than it is given."""
+    if not cell.method.iterative:
+        return math.inf
+    alone, part = cell.metric.alone, cell.images_left / len(cell.missing)
+    return 1 / (alone + (1 - alone) / part)
