@@ -172,5 +172,7 @@ def weighted_ridge(z: Tensor, p: Tensor, weight: Tensor, alpha: float) -> Tensor
     p = p[:, :, None] - (share * p[:, :, None]).sum(1, keepdim=True)
     weighted = (weight[:, :, None] * z).mT
     penalty = alpha * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    coefficients: Tensor = torch.linalg.solve(weighted @ z + penalty, weighted @ p)
-    return coefficients[:, :, 0]
+    # Not by `torch.linalg.solve`: several LU decompositions of more than 150 unknowns at a time hang, or are wrong, on a CPU
+    # with several threads (https://github.com/pytorch/pytorch/issues/141358).
+    factor: Tensor = torch.linalg.cholesky(weighted @ z + penalty)
+    return torch.cholesky_solve(weighted @ p, factor)[:, :, 0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -165,3 +168,27 @@ def test_impossible_parameters_are_refused(spec):
     name = spec[5:].partition("=")[0]
     with pytest.raises(XbenchError, match=f"{name} must"):
         METHODS.make(spec)
+
+
+SEVERAL = """
+import numpy, torch
+from xbench.methods.lime import weighted_ridge
+
+torch.set_num_threads(2)
+generator = torch.Generator().manual_seed(0)
+z = (torch.rand(20, 300, 200, generator=generator) < 0.5).double()
+p, weight = torch.rand(20, 300, generator=generator).double(), torch.rand(20, 300, generator=generator).double()
+centred = [a - (w[:, None] * a).sum(0) / w.sum() for a, w in zip(z, weight)]
+expected = [
+    numpy.linalg.solve((a.T * w) @ a + torch.eye(200), (a.T * w) @ (q - (w * q).sum() / w.sum()))
+    for a, q, w in zip(centred, p, weight)
+]
+for _ in range(20):
+    assert numpy.allclose(weighted_ridge(z, p, weight, 1.0), expected, rtol=0, atol=1e-12)
+"""
+
+
+def test_many_superpixels_of_several_images_on_several_threads():
+    # LU decompositions of as many unknowns hang in most of such processes.
+    done = subprocess.run([sys.executable, "-c", SEVERAL], timeout=240, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -47,7 +47,8 @@ def conditional_windows(x: Images, window: int, padding: int) -> Sampler:
             chosen[down : down + window, right : right + window] = True
             i, a = cell[chosen], cell[~chosen]
             cross, frame = covariance[..., i[:, None], a], covariance[..., a[:, None], a]
-            weights = torch.linalg.solve(frame, cross.mT).mT if len(a) else cross
+            # Not by `torch.linalg.solve`, which for many unknowns hangs (https://github.com/pytorch/pytorch/issues/141358).
+            weights = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(frame)).mT if len(a) else cross
             rest = covariance[..., i[:, None], i] - weights @ cross.mT
             inside.append(i)
             around.append(a)
