@@ -78,12 +78,18 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     mnist._decoded.cache_clear()
 
 
-def test_the_ink_box_is_tight_and_exclusive() -> None:
-    image = torch.zeros(28, 28)
-    image[5, 9] = image[11, 4] = 0.1
-    assert mnist.ink_box(image).tolist() == [[4, 5, 10, 12]]
-    image[27, 27] = image[0, 0] = 1
-    assert mnist.ink_box(image).tolist() == [[0, 0, 28, 28]]
+def test_the_ink_boxes_are_tight_and_exclusive() -> None:
+    images = torch.zeros(2, 1, 28, 28)
+    images[:, 0, 5, 9] = images[:, 0, 11, 4] = 0.1
+    images[1, 0, 27, 27] = images[1, 0, 0, 0] = 1
+    assert mnist.ink_boxes(images).tolist() == [[4, 5, 10, 12], [0, 0, 28, 28]]
+
+
+def test_the_boxes_of_all_digits_are_those_of_their_pixels() -> None:
+    images, _, boxes = DATASETS.make("mnist").load().read(DATASETS.make("mnist").load().ids)
+    for image, box in zip(images, boxes, strict=True):
+        rows, columns = image[0].nonzero(as_tuple=True)
+        assert box.tolist() == [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
 
 
 def test_evaluation_and_heldout_follow_the_selection_rule(classifier: Classifier) -> None:

@@ -19,7 +19,7 @@ TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py")])
 LAYERS: list[list[set[str]]] = [
     [{"errors"}, {"files"}, {"types"}, {"__init__"}, {"suites"}],
     [{"ops"}, {"weights"}, {"batches"}],
-    [{"registry", "rng", "classifier", "subset", "method", "explainer", "metric", "result"}],
+    [{"registry", "rng", "classifier", "randomising", "subset", "method", "explainer", "metric", "result"}],
     [
         {
             "perturb",
