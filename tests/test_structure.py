@@ -209,3 +209,14 @@ def test_nothing_is_unpickled(path):
 )
 def test_unpickling_is_found(source, bad):
     assert bool(unpickling(ast.parse(source))) == bad
+
+
+LU = {f"torch.linalg.{name}" for name in ("solve", "inv", "det", "slogdet", "lu", "lu_factor")}
+ALONE = {"xbench.ops.prior"}
+"""Modules that decompose one matrix, not several."""
+
+
+@pytest.mark.parametrize("module", sorted(set(TREES) - ALONE))
+def test_no_batch_of_matrices_is_lu_decomposed(module):
+    # It hangs on several threads of a CPU from 150 unknowns on: https://github.com/pytorch/pytorch/issues/141358
+    assert not LU & {ast.unparse(node.func) for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)}
