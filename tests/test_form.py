@@ -16,6 +16,7 @@ from small_runs import assert_close_scores, plan_in, silent
 from torch import Tensor, nn
 
 from xbench import Classifier, XbenchError
+from xbench.batches import STREAMED
 from xbench.classifier import Passes
 from xbench.form import Form, make_form
 from xbench.run import form as choosing
@@ -69,6 +70,16 @@ def test_prediction_uses_the_form_and_counts_while_gradients_and_hooks_see_the_n
     assert called == [2, 2, 1]
     with pytest.raises(XbenchError, match="takes images"):
         classifier.predict(x[:, :1])
+
+
+def test_what_is_streamed_at_a_time_are_whole_passes_of_the_form() -> None:
+    classifier = normalised()
+    for size in (1, 3, 256, 10**6):
+        classifier.form = Form("plain", size, classifier.module)
+        assert classifier.stream_size >= max(size, STREAMED // 64)
+        assert classifier.stream_size % size == 0
+    classifier.halve(100)
+    assert classifier.stream_size == 50
 
 
 def test_copies_that_may_be_changed_have_no_form() -> None:

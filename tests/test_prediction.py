@@ -68,6 +68,9 @@ def test_a_training_costs_what_its_steps_take(tmp_path: Path, monkeypatch: pytes
     assert plan.classifier.passes == before
     alone = predicted(plan, Speed())
     assert alone[cell.key].seconds == pytest.approx(fit_seconds(cell, plan) + BESIDE * len(cell.missing))
+    monkeypatch.setattr(type(cell.method), "loss", lambda *_: 1 / 0)  # which the run tells
+    assert fit_seconds(cell, plan) == 0
+    assert plan.classifier.passes == before
 
 
 def test_a_method_that_optimises_has_no_more_images_at_a_time_than_it_is_given(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def measured_speed(classifier: Classifier, share: float = 1.0) -> Speed:
     passes, device = classifier.passes.copy(), classifier.device
     masks = torch.rand((MASKS, 1, *classifier.shape[1:]), generator=torch.Generator().manual_seed(0)).to(device)
     while True:
-        x = torch.full((classifier.batch_size, *classifier.shape), 0.5, device=device)
+        x = torch.full((classifier.batch_size, *classifier.shape), 0.5).to(classifier.mean)
         one = x[:1].clone().requires_grad_()
         some = x.clone().requires_grad_()
         works: list[Callable[[], object]] = [

@@ -81,10 +81,15 @@ def fit_seconds(cell: Cell, plan: Plan) -> float:
     if not fits or not isinstance(method, TrainedMethod):
         return 0.0
     recipe = method_recipe(method.replace(**method.refit), classifier, plan.checkpoints.train)
-    passes, step = classifier.passes.copy(), step_of(recipe)
-    step()
-    taken = once(step, classifier.device)
-    classifier.passes = passes
+    passes = classifier.passes.copy()
+    try:
+        step = step_of(recipe)
+        step()
+        taken = once(step, classifier.device)
+    except Exception:  # whatever a method's own code raises fails its cell, not the plan
+        return 0.0
+    finally:
+        classifier.passes = passes
     return fits * recipe.epochs * math.ceil(len(recipe.train) / recipe.batch) * taken
 
 
