@@ -15,6 +15,9 @@ from PIL import Image
 from xbench import CLASSIFIERS, DATASETS, XbenchError
 from xbench.datasets import photos
 from xbench.models import efficientnet_lite
+from xbench.run.plan import make_plan
+from xbench.run.suite import load_suite
+from xbench.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +225,19 @@ def test_randomising_all_stages_renews_every_layer(classifier):
     for name, layer in twin.module.named_modules():
         if name in staged:
             assert not torch.equal(layer.weight, trained[name].weight), name
+
+
+def test_methods_that_would_have_to_be_trained_do_not_apply_and_the_others_are_planned(classifier, tmp_path):
+    plan = make_plan(
+        load_suite("sanity"),
+        Store(tmp_path),
+        methods=["vp", "gradient"],
+        limit=2,
+        classifier=classifier,
+        dataset=DATASETS.make("photos"),
+    )
+    trained, gradient = plan.cells
+    assert "trained methods need the training part of photos" in trained.not_applicable
+    assert gradient.not_applicable == ""
+    assert plan.todo == [gradient]
+    assert plan.total_passes.backward > 0

@@ -100,6 +100,8 @@ def _cell(scored: _Scored, method: Method, plan: Plan) -> Cell:
         try:
             read = [m for m in cell.reads(classifier) if isinstance(m, TrainedMethod)]
             states = [_network(plan, m) for m in read]
+            if metric.fits(method, classifier) and not len(plan.checkpoints.train):
+                reason = f"{plan.checkpoints.dataset.spec} has no images to train on"
             heldout = _heldout(metric, plan)
         except NotApplicable as error:
             reason = str(error)
