@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from xbench.batches import STREAMED, batched, default_batch_size
+from xbench.batches import STREAMED, batched, default_batch_size, keep_freed_memory
 from xbench.errors import NotApplicable, XbenchError
 from xbench.randomising import copied, randomise
 from xbench.registry import Entry, Registry
@@ -85,6 +85,7 @@ class Classifier(nn.Module):
         stages: Sequence[Sequence[str]],
     ) -> None:
         super().__init__()
+        keep_freed_memory()
         self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = name
         self.shape = shape
