@@ -78,8 +78,6 @@ def test_what_is_streamed_at_a_time_are_whole_passes_of_the_form() -> None:
         classifier.form = Form("plain", size, classifier.module)
         assert classifier.stream_size >= max(size, STREAMED // 64)
         assert classifier.stream_size % size == 0
-    classifier.halve(100)
-    assert classifier.stream_size == 50
 
 
 def test_copies_that_may_be_changed_have_no_form() -> None:
