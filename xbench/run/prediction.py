@@ -20,7 +20,7 @@ from xbench.training import method_recipe, step_of
 BESIDE = 0.03
 """Seconds that a part takes beside its passes (reading, arithmetic, writing), as `benchmarks/plan.py` shows on the digits."""
 OWN = 0.2
-"""What methods and metrics compute themselves, as a share of the time of their passes; typical of the same."""
+"""What they compute themselves, as a share of the time of their passes (own decision: between what the suites show there)."""
 HOLES = 7
 """Observed and missing cells along each side of an image, on which the time of a fill is measured."""
 
