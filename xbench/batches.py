@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,14 +25,21 @@ def default_batch_size(shape: tuple[int, int, int], device: str) -> int:
     return 1 << max(0, (budget // (shape[1] * shape[2])).bit_length() - 1)
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of malloc.h."""
+
+
 @functools.cache
 def keep_freed_memory() -> None:
-    """Lets the C library of Linux take buffers of up to 31 MiB from what was freed, not map fresh pages for each.
+    """Lets glibc keep up to 1 GiB of freed memory for the buffers that come next (own decision); elsewhere nothing happens.
 
-    It maps whatever is at least as large as the largest mapping that it has seen freed, 32 MiB at most: a buffer of one size,
-    such as the features of a batch of 256 digits, anew in every pass, whose pages are then filled with zeros first.
+    By itself it soon gives what a pass has freed back to the system; the pages of the next pass's features, of the same sizes,
+    are then mapped and filled with zeros anew. Buffers of more than 32 MiB stay mapped each by itself.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # mapped and freed at once; no page of it is touched
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def batched(classifier: Classifier, count: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
