@@ -1,4 +1,4 @@
-"""The same work by us and by other packages, in alternation in one process: how many times as long they take.
+"""The same work by us and by other packages, in alternation: how many times as long they take.
 
 python benchmarks/peers
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import importlib.metadata
+import statistics
 import sys
-import warnings
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # not done by Python itself under PYTHONSAFEPATH
 
-from pairs import MODELS, measured, subject
+from pairs import MODELS, spread
+from sides import Side
 
 PEERS = {
     "quantus": "quantus",
@@ -27,6 +25,7 @@ PEERS = {
     "lime": "lime",
     "torchray": "torchray",
 }
+IMAGES = {28: 16, 224: 1}
 
 
 def main() -> None:
@@ -38,26 +37,34 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of both sides")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *(PEERS[p] for p in options.peer))))
     for size in options.size:
-        images = {28: 16, 224: 1}[size]
         for precision in options.precision:
-            of = subject(size, images, precision)
-            assert of.classifier.form is not None
-            form = f"{of.classifier.form.name} in {of.making:.1f} s, {of.classifier.form.batch_size} images at a time"
-            print(f"\n{MODELS[size]} ({form}), {images} x {size} px, {precision}, {options.threads} threads\n")
-            header = ["ours", "theirs", "seconds", "theirs", "theirs / ours", "ours / its bare passes"]
-            print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header), flush=True)
-            for peer in options.peer:
-                for pair in importlib.import_module(f"of_{peer}").pairs(of):
-                    with contextlib.redirect_stdout(sys.stderr):
+            settings = {"size": size, "images": IMAGES[size], "precision": precision, "threads": options.threads}
+            with (
+                contextlib.closing(Side(mine=True, **settings)) as ours,
+                contextlib.closing(Side(mine=False, **settings)) as theirs,
+            ):
+                print(f"\n{MODELS[size]} ({ours.form}), {IMAGES[size]} x {size} px, {precision}, {options.threads} threads\n")
+                header = ["ours", "theirs", "seconds", "theirs", "theirs / ours", "ours / its bare passes"]
+                print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header), flush=True)
+                for peer in options.peer:
+                    theirs.pairs(peer)
+                    for number, names in enumerate(ours.pairs(peer)):
                         try:
-                            cells = measured(pair, of, options.repeats).cells()
-                        except Exception as error:  # whatever a peer may raise
-                            cells = [f"{type(error).__name__}: {error}".splitlines()[0]]
-                    print("| " + " | ".join([pair.work, pair.peer, *cells]) + " |", flush=True)
+                            cells = measured(ours, theirs, number, options.repeats)
+                        except RuntimeError as error:
+                            cells = [str(error)]
+                        print("| " + " | ".join([*names, *cells]) + " |", flush=True)
+
+
+def measured(ours: Side, theirs: Side, number: int, repeats: int) -> list[str]:
+    """Ours, its bare passes and theirs, in alternation, after one of each that is not counted: the columns of the table."""
+    found = [(*ours.run(number), theirs.run(number)[0]) for _ in range(repeats + 1)][1:]
+    mine, bare, other = zip(*found, strict=True)
+    ratios = [b / a for a, b in zip(mine, other, strict=True)]
+    overheads = [a / b for a, b in zip(mine, bare, strict=True)]
+    return [*(f"{statistics.median(values):.2f}" for values in (mine, other)), spread(ratios, 1), spread(overheads, 2)]
 
 
 if __name__ == "__main__":

@@ -65,14 +65,16 @@ class Subject:
         return lambda: [of(x[i : i + 1], y[i], self.maps[i : i + 1]) for i in range(len(x))]
 
 
-def subject(size: int, images: int, precision: Precision) -> Subject:
-    """Smooth random images of a size: what they show is nothing to how long anything takes."""
+def subject(size: int, images: int, precision: Precision, *, form: bool = True) -> Subject:
+    """Smooth random images of a size: what they show is nothing to how long anything takes; ours as it is without ``form``."""
     classifier = CLASSIFIERS.make(MODELS[size]).load()
     classifier.precision = precision
-    choice = fastest(classifier, LONG, compiling=True)
-    start = time.perf_counter()
-    classifier.form = make_form(classifier, choice.name, choice.batch_size)
-    making = time.perf_counter() - start
+    making = 0.0
+    if form:
+        choice = fastest(classifier, LONG, compiling=True)
+        start = time.perf_counter()
+        classifier.form = make_form(classifier, choice.name, choice.batch_size)
+        making = time.perf_counter() - start
     generator = torch.Generator().manual_seed(0)
     x = gaussian_blur(torch.rand(images, *classifier.shape, generator=generator), size / 28)
     x = (x - x.amin()) / (x.amax() - x.amin())
@@ -93,41 +95,18 @@ class Pair:
     more: float = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Medians over the repeats, each with the smallest and the largest."""
-
-    seconds: Sequence[float]
-    theirs: Sequence[float]
-    ratios: Sequence[float]
-    overheads: Sequence[float]
-
-    def cells(self) -> list[str]:
-        """The columns of the table."""
-        seconds = [f"{statistics.median(values):.2f}" for values in (self.seconds, self.theirs)]
-        return [*seconds, spread(self.ratios, 1), spread(self.overheads, 2)]
-
-
 def spread(values: Sequence[float], digits: int) -> str:
     """Median, smallest and largest."""
     middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{middle} [{low}, {high}]"
 
 
-def measured(pair: Pair, of: Subject, repeats: int) -> Measured:
-    """Ours, theirs and the bare passes of ours, in alternation, after one of each that is not counted."""
-    found: list[tuple[float, float, float]] = []
-    for repeat in range(repeats + 1):
-        before = of.classifier.passes.copy()
-        mine = seconds(pair.ours)
-        passes = of.classifier.passes - before
-        bare = seconds(lambda passes=passes: bare_passes(of, round(passes.forward), round(passes.backward)))
-        other = seconds(pair.theirs) / pair.more
-        if repeat > 0:
-            found.append((mine, other, bare))
-    mine, other, bare = zip(*found, strict=True)
-    ratios = [b / a for a, b in zip(mine, other, strict=True)]
-    return Measured(mine, other, ratios, [a / b for a, b in zip(mine, bare, strict=True)])
+def ours(pair: Pair, of: Subject) -> tuple[float, float]:
+    """Seconds of our side, and of the bare passes that it makes."""
+    before = of.classifier.passes.copy()
+    mine = seconds(pair.ours)
+    passes = of.classifier.passes - before
+    return mine, seconds(lambda: bare_passes(of, round(passes.forward), round(passes.backward)))
 
 
 def bare_passes(of: Subject, forward: int, backward: int) -> None:
