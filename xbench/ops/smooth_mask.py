@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 COLDNESS = 20
+CACHED = 2**17
+"""Pixels of the canvases that a processor's core computes together: four float32 of each take 2 MiB (own decision)."""
 
 Grid = Float[Tensor, "n rows columns"]
 """Mask parameters in [0, 1]."""
@@ -49,7 +50,9 @@ class SmoothMask:
         """The masks, and the values of the whole canvas, for grids (n, rows, columns); both differentiable."""
         padded = torch.nn.functional.pad(grid, (self.padding, self.right, self.padding, self.bottom))
         blocks: Tensor = _SoftMaximum.apply(padded, self.weight.to(grid))  # type: ignore[no-untyped-call]
-        canvas = blocks.permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2)
+        rows, columns = (length - 2 * self.radius for length in padded.shape[1:])
+        canvas = blocks.unflatten(2, (rows, columns)).unflatten(0, (self.step, self.step)).permute(2, 3, 0, 4, 1)
+        canvas = canvas.flatten(3, 4).flatten(1, 2)
         canvas = canvas[:, : canvas.shape[1] - self.step + 1, : canvas.shape[2] - self.step + 1]
         top, (h, w) = self.margin, self.size
         return canvas[:, top : top + h, top : top + w], canvas.flatten(1)
@@ -63,37 +66,61 @@ class SmoothMask:
 class _SoftMaximum(torch.autograd.Function):
     """sum_k v_k e^(20 v_k) / sum_k e^(20 v_k), one k after the other: all v_k at once would take 81 canvases.
 
-    From the padded grid to (n, step, step, i, j): the blocks of pixels come last, because loops over the few pixels of a block
-    are slow. v_k is in [0, 1], so that no exponential overflows.
+    From the padded grid (n, rows, columns) to (step * step, n, i * j): the blocks of pixels come last, because loops over the
+    few pixels of a block are slow. u_k = 20 v_k is in [0, 20], so that no exponential overflows.
     """
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor) -> Tensor:
-        total, denominator = padded.new_zeros(()), padded.new_zeros(())
-        for _, _, v in _taps(padded, weight):
-            power = (COLDNESS * v).exp_()
-            total, denominator = total + v.mul_(power), denominator + power
-        mask = total / denominator
-        ctx.save_for_backward(padded, weight, mask, denominator)
+        hot = COLDNESS * weight.flatten(2)[..., None, None]  # of every cell 20 g at the pixels of a block: (step * step, 1, 1)
+        found = [_soft_maximum(some, hot) for some in padded.split(_together(padded, hot))]
+        mask, denominator = (torch.cat(values, 1) for values in zip(*found, strict=True))
+        ctx.save_for_backward(padded, hot, mask, denominator)
         return mask
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        padded, weight, mask, denominator = ctx.saved_tensors
-        share = gradients[0].contiguous() / denominator
-        result = torch.zeros_like(padded)
-        for part, w, v in _taps(padded, weight):
-            slope = (COLDNESS * v).exp_().mul_(share).mul_(v.sub_(mask).mul_(COLDNESS).add_(1))
-            result[part] += slope.mul_(w).sum(2).sum(1)
-        return result, None
+        padded, hot, mask, denominator = ctx.saved_tensors
+        n = _together(padded, hot)
+        parts = zip(padded.split(n), mask.split(n, 1), (gradients[0] / denominator).split(n, 1), strict=True)
+        return torch.cat([_gradient(some, hot, *of) for some, *of in parts]), None
 
 
-def _taps(padded: Tensor, weight: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """For each cell of the square around a pixel: where it is in the padded grid, its weight g and v (n, step, step, i, j)."""
-    taps = len(weight)
-    i, j = (n - taps + 1 for n in padded.shape[1:])
-    for row in range(taps):
-        for column in range(taps):
-            part = (slice(None), slice(row, row + i), slice(column, column + j))
-            w = weight[row, column, :, :, None, None]
-            yield part, w, padded[part].contiguous()[:, None, None] * w
+def _soft_maximum(padded: Tensor, hot: Tensor) -> tuple[Tensor, Tensor]:
+    """The soft maximum and its denominator, both (step * step, n, i * j)."""
+    cells = _cells(padded, len(hot))
+    total, denominator, u, power = (padded.new_zeros(hot.shape[2], len(padded), cells[0][0].numel()) for _ in range(4))
+    for cell, w in zip(cells, hot.flatten(0, 1).unbind(), strict=True):
+        torch.exp(torch.mul(cell.flatten(1), w, out=u), out=power)
+        denominator.add_(power)
+        total.addcmul_(u, power)
+    return total.div_(denominator).div_(COLDNESS), denominator
+
+
+def _gradient(padded: Tensor, hot: Tensor, mask: Tensor, share: Tensor) -> Tensor:
+    """By the padded grid: of every cell the sum over the pixels around it of share g e^u (1 + u - 20 mask).
+
+    ``share`` is the gradient by the mask over the denominator.
+    """
+    result, level, share = torch.zeros_like(padded), COLDNESS * mask - 1, share.contiguous()
+    u, power = torch.empty_like(level), torch.empty_like(level)
+    weights = hot.flatten(0, 1).unbind()
+    for cell, w, found in zip(_cells(padded, len(hot)), weights, _cells(result, len(hot)), strict=True):
+        torch.exp(torch.mul(cell.flatten(1), w, out=u), out=power)
+        u.sub_(level).mul_(power.mul_(share))
+        found.add_(torch.mv(u.flatten(1).T, w.flatten()).view_as(found))
+    return result.div_(COLDNESS)
+
+
+def _cells(padded: Tensor, taps: int) -> list[Tensor]:
+    """Of every cell of the square around a pixel the views (n, i, j) of its values for all blocks."""
+    _, rows, columns = padded.shape
+    windows = padded.unfold(1, rows - taps + 1, 1).unfold(2, columns - taps + 1, 1)
+    return [cell for row in windows.unbind(1) for cell in row.unbind(1)]
+
+
+def _together(padded: Tensor, hot: Tensor) -> int:
+    """How many grids to take at a time: on a processor as many as have their canvases in its cache, on other devices all."""
+    n, rows, columns = padded.shape
+    pixels = hot.shape[2] * (rows - len(hot) + 1) * (columns - len(hot) + 1)
+    return max(1, CACHED * torch.get_num_threads() // pixels) if padded.device.type == "cpu" else n
