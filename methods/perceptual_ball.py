@@ -21,8 +21,10 @@ from xbench.types import Images, Labels, Logits, Maps, Scores
 HISTORY = 2**27
 """Values that the optimiser's histories may hold at a time, half a GiB in float32 (own decision)."""
 
-Features = Callable[[Images], tuple[list[Tensor], Logits]]
-"""Images (n, c, h, w) -> the outputs of some layers, each (n, ...), and the logits."""
+See = Callable[[str, Tensor], None]
+"""Gets a layer's name and its output (n, ...)."""
+Passed = Callable[[Images, See], Logits]
+"""Images (n, c, h, w) -> their logits, while the other sees the outputs of some layers."""
 
 
 @METHODS.register("perceptual-ball")
@@ -90,29 +92,40 @@ class PerceptualBall(Method):
     def change(self, classifier: Classifier, x: Images, y: Labels) -> Images:
         """The perturbation d (b, c, h, w) in the classifier's normalised units."""
         size = min(classifier.batch_size, max(1, HISTORY // (2 * self.iterations * x[0].numel())))
-        with watched(classifier, self._layers(classifier)) as features:
+        with watched(classifier, self._layers(classifier)) as passed:
             chunks = zip(x.split(size), y.split(size), strict=True)
-            return torch.cat([self._optimised(classifier, features, *chunk) for chunk in chunks])
+            return torch.cat([self._optimised(classifier, passed, *chunk) for chunk in chunks])
 
-    def _optimised(self, classifier: Classifier, features: Features, x: Images, y: Labels) -> Images:
+    def _optimised(self, classifier: Classifier, passed: Passed, x: Images, y: Labels) -> Images:
         weight = self.resolved(classifier.shape).weight
         assert weight is not None
+        clean: dict[str, Tensor] = {}
         with torch.no_grad():
-            clean, _ = features(x)
+            # Copies, because an in-place activation may follow.
+            passed(x, lambda layer, output: clean.update({layer: output.clone()}))
 
         def evaluate(image: Tensor, points: Points) -> tuple[Scores, Points]:
+            distances: list[Scores] = []
+
+            def pull(layer: str, output: Tensor) -> None:
+                """Takes the distance of the features, and adds its gradient where that of the logits comes by.
+
+                As a term of the loss it would go through the features five times more.
+                """
+                with torch.no_grad():
+                    moved = output - (clean[layer] if len(image) == len(x) else clean[layer][image])
+                    share = weight / moved[0].numel()
+                    distances.append(share * torch.linalg.vector_norm(moved, dim=tuple(range(1, moved.dim()))).square())
+                output.register_hook(lambda gradient: torch.add(gradient, moved, alpha=2 * share))
+
             with torch.enable_grad():
                 d = points.detach().requires_grad_()
-                everyone = len(image) == len(x)  # indices would copy all features in every iteration
-                outputs, logits = features(x[image] + classifier.std * d.view(-1, *x.shape[1:]))
+                logits = passed(x[image] + classifier.std * d.view(-1, *x.shape[1:]), pull)
                 own = logits.gather(1, y[image, None])[:, 0]
                 others = logits.scatter(1, y[image, None], -torch.inf).amax(1)
                 loss = (own - others - self.margin).square() + d.square().mean(1)
-                for output, original in zip(outputs, clean, strict=True):
-                    moved = output - (original if everyone else original[image])
-                    loss = loss + weight * moved.square().mean(tuple(range(1, moved.dim())))
                 (gradient,) = torch.autograd.grad(loss.sum(), d)
-            return loss.detach(), gradient
+            return loss.detach() + sum(distances), gradient
 
         return lbfgs(evaluate, torch.zeros_like(x).flatten(1), self.iterations).view_as(x)
 
@@ -151,29 +164,34 @@ class PerceptualBall(Method):
 
 
 @contextlib.contextmanager
-def watched(classifier: Classifier, layers: tuple[str, ...]) -> Iterator[Features]:
-    """A function that passes images through the classifier and also returns what its ``layers`` give; no hook stays behind."""
+def watched(classifier: Classifier, layers: tuple[str, ...]) -> Iterator[Passed]:
+    """A function that passes images through the classifier while another sees what its ``layers`` give; no hook stays."""
     caught: dict[str, list[Any]] = {}
     modules: dict[str, nn.Module] = dict(classifier.module.named_modules())
+    seeing: See | None = None
 
     def watch(layer: str) -> Any:
         def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            # A copy, because an in-place activation may follow.
-            caught[layer].append(output.clone() if isinstance(output, Tensor) else output)
+            caught[layer].append(type(output))
+            if isinstance(output, Tensor) and seeing is not None:
+                seeing(layer, output)
 
         return modules[layer].register_forward_hook(catch)
 
-    def features(images: Images) -> tuple[list[Tensor], Logits]:
+    def passed(images: Images, see: See) -> Logits:
+        nonlocal seeing
         caught.update({layer: [] for layer in layers})
+        seeing = see
         logits = classifier(images)
-        for layer, outputs in caught.items():
-            if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
+        seeing = None
+        for layer, kinds in caught.items():
+            if len(kinds) != 1 or not issubclass(kinds[0], Tensor):
                 raise NotApplicable(
-                    f"layer {layer!r} of classifier {classifier.name!r} must give one tensor in a pass, gave {len(outputs)}"
+                    f"layer {layer!r} of classifier {classifier.name!r} must give one tensor in a pass, gave {len(kinds)}"
                 )
-        return [caught.pop(layer)[0] for layer in layers], logits
+        return logits
 
     with contextlib.ExitStack() as stack:
         for layer in dict.fromkeys(layers):
             stack.callback(watch(layer).remove)
-        yield features
+        yield passed

@@ -75,13 +75,13 @@ def _direction(gradient: Points, history: list[tuple[Tensor, Tensor, Tensor]], s
     direction, weights = -gradient, []
     for step, change, rho in reversed(history):
         weights.append(rho * _dot(step, direction))
-        direction = direction - weights[-1] * change
-    direction = direction * scale
+        direction.addcmul_(weights[-1], change, value=-1)
+    direction.mul_(scale)
     for (step, change, rho), weight in zip(history, reversed(weights), strict=True):
-        direction = direction + (weight - rho * _dot(change, direction)) * step
+        direction.addcmul_(weight - rho * _dot(change, direction), step)
     return direction
 
 
 def _dot(a: Points, b: Points) -> Tensor:
     """Scalar product of each row, (b, 1)."""
-    return (a * b).sum(1, keepdim=True)
+    return torch.linalg.vecdot(a, b)[:, None]
