@@ -35,7 +35,7 @@ METRICS_OF = {
     "randomisation": "gradient",
     "consistency": "rise(masks=64)",
     "sensitivity": "smoothgrad",
-    "filling": "lime(samples=64, fill='blur')",
+    "filling(judge='{explained}')": "lime(samples=64, fill='blur')",  # by default digits are judged by another network
     "sample-realism(samples=64)": "lime(samples=64, fill='blur')",
 }
 METHODS_OF = {
@@ -68,7 +68,8 @@ def works(of: Subject) -> dict[str, Callable[[], object]]:
     size = of.batch.x.shape[2]
     batch = dataclasses.replace(of.batch, boxes=[torch.tensor([[0.25, 0.25, 0.5, 0.5]]) * size] * len(of.batch))
     found: dict[str, Callable[[], object]] = {}
-    for spec, method in METRICS_OF.items():
+    for name, method in METRICS_OF.items():
+        spec = name.format(explained=MODELS[size])
         metric, explainer = METRICS.make(spec), Explainer(METHODS.make(method), of.classifier)
         found[f"`{spec}` ({method})"] = lambda metric=metric, explainer=explainer: metric(explainer, batch, of.maps)
     return found | {f"`{spec}`": of.method(spec) for spec in METHODS_OF[size] + METHODS_OF_ANY}

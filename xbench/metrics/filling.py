@@ -130,9 +130,9 @@ class Filling(Metric):
         else:
             shipped = [_loaded(spec, str(classifier.device)) for spec in JUDGES]
             others = [c for c in shipped if _takes(c) == given and c.weights_digest != classifier.weights_digest]
-            if not others:
-                return classifier
-            judge = others[0]
+            judge = others[0] if others else classifier
+        if judge.weights_digest == classifier.weights_digest:
+            return classifier  # in its form
         judge = judge.to(classifier.mean.dtype)
         judge.passes, judge.batch_size = classifier.passes, classifier.batch_size
         return judge

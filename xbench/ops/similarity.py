@@ -39,8 +39,8 @@ def ssim(a: Maps, b: Maps, window: int = 11, sigma: float | None = 1.5, data_ran
         weights, unbias = torch.full((window,), 1 / window, dtype=torch.float64), window**2 / (window**2 - 1)
     else:
         weights, unbias = gaussian_kernel(sigma, window // 2), 1.0
-    luminance, structure = _ssim_terms(a.double() / data_range, b.double() / data_range, weights, unbias)
-    return (luminance * structure).mean((1, 2))
+    *means, structure = _ssim_terms(a.double() / data_range, b.double() / data_range, weights, unbias)
+    return (_luminance(*means) * structure).mean((1, 2))
 
 
 def ms_ssim(a: Images, b: Images) -> Scores:
@@ -70,30 +70,41 @@ def ms_ssim(a: Images, b: Images) -> Scores:
         if scale:
             odd = [n % 2 for n in a.shape[2:]]
             a, b = (F.avg_pool2d(image, 2, padding=odd) for image in (a, b))
-        luminance, structure = _ssim_terms(a, b, weights)
-        term = luminance * structure if scale == len(sides) - 1 else structure
+        *means, structure = _ssim_terms(a, b, weights)
+        term = _luminance(*means) * structure if scale == len(sides) - 1 else structure
         product = product * term.mean((2, 3)).clamp_min(0) ** exponent
     return product.mean(1)
 
 
-def _ssim_terms(a: Tensor, b: Tensor, weights: Tensor, unbias: float = 1.0) -> tuple[Tensor, Tensor]:
-    """SSIM's luminance and contrast-structure terms in every window inside the float64 planes (..., h, w), data range 1."""
-    mean_a, mean_b, square_a, square_b, product = _windowed(torch.stack([a, b, a * a, b * b, a * b]), weights).unbind()
-    products, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
-    structure = (2 * unbias * (product - products) + C2) / (unbias * (square_a + square_b - squares) + C2)
-    return (2 * products + C1) / (squares + C1), structure
+def _ssim_terms(a: Tensor, b: Tensor, weights: Tensor, unbias: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """SSIM's contrast-structure term in every window inside the float64 planes (..., h, w), data range 1.
+
+    Before it what `_luminance` takes, the product of the two means and the sum of their squares.
+    """
+    mean_a, mean_b, squares, product = _windowed(torch.stack([a, b, a * a + b * b, a * b]), weights).unbind()
+    of_means, squares_of_means = mean_a * mean_b, mean_a.square() + mean_b.square()
+    covariance, variances = product.sub_(of_means), squares.sub_(squares_of_means)
+    structure = covariance.mul_(2 * unbias).add_(C2).div_(variances.mul_(unbias).add_(C2))
+    return of_means, squares_of_means, structure
+
+
+def _luminance(product: Tensor, squares: Tensor) -> Tensor:
+    return (2 * product + C1) / (squares + C1)
 
 
 def _windowed(planes: Tensor, weights: Tensor) -> Tensor:
     """Separable weighted sums over the windows that lie inside (..., h, w)."""
-    # Sums of shifted views: float64 convolutions have no fast kernel on a CPU (20 times slower at 224 px).
-    for axis in (-2, -1):
-        size = planes.shape[axis] - len(weights) + 1
-        total = torch.zeros_like(planes.narrow(axis, 0, size))
-        for offset, weight in enumerate(weights):
-            total.add_(planes.narrow(axis, offset, size), alpha=float(weight))
-        planes = total
-    return planes
+    # Products with band matrices: float64 convolutions have no fast kernel on a CPU (20 times slower at 224 px).
+    rows, columns = (_band(n, weights) for n in planes.shape[-2:])
+    return rows @ (planes @ columns.T)
+
+
+def _band(n: int, weights: Tensor) -> Tensor:
+    """The matrix of the weighted sums over the windows inside a line of n values, (n - len(weights) + 1, n)."""
+    band = weights.new_zeros(n - len(weights) + 1, n)
+    for offset, weight in enumerate(weights):
+        band.diagonal(offset).fill_(weight)
+    return band
 
 
 def psnr(a: Maps, b: Maps) -> tuple[Scores, Tensor]:
