@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.errors import NotApplicable
+from xbench.ops.resize import resized
 from xbench.types import Images, Labels, Maps
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +35,7 @@ def combined(classifier: Classifier, x: Images, y: Labels, combine: Combine) -> 
 
 def enlarged(coarse: Maps, x: Images) -> Maps:
     """Maps (b, u, v) at the size of the images, by bilinear interpolation with ``align_corners=False``."""
-    return F.interpolate(coarse[:, None], size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return resized(coarse, x, "bilinear")
 
 
 def no_feature_maps(classifier: Classifier) -> str | None:

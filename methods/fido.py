@@ -105,7 +105,7 @@ class Fido(Method):
             for part in torch.arange(len(z), device=x.device).split(classifier.batch_size):
                 keep = z[part].detach().requires_grad_()
                 fill = filler(image[part], step * self.samples + sample[part], keep.detach())
-                odds = log_odds(classifier(torch.lerp(fill, x[image[part]], keep)), y[image[part]])
+                odds = log_odds(classifier(torch.lerp(fill, x.index_select(0, image[part]), keep)), y[image[part]])
                 ascent += torch.autograd.grad(odds.sum(), keep)
             kept = upsampled(torch.sigmoid(-drop), x).mean((1, 2)).sum()
             weight = self.sparsity * PIXELS * min(1, step / ANNEALING)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from captum.attr import LayerGradCam
 
 from xbench.classifier import Classifier, Passes
 from xbench.errors import NotApplicable
 from xbench.method import METHODS, Method
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
 
@@ -39,7 +39,7 @@ class GradCam(Method):
         size = classifier.batch_size
         batches = zip(x.detach().split(size), y.split(size), strict=True)
         coarse = torch.cat([gradcam.attribute(part, c, relu_attributions=True).detach() for part, c in batches])
-        return F.interpolate(coarse, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return resized(coarse[:, 0], x, "bilinear")
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward pass, and one backward pass that ends at the layer."""

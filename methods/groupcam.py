@@ -73,7 +73,10 @@ class GroupCam(Method):
             masks = minmax(enlarged(coarse[image, step.clamp_max(groups - 1)], x))
             return (masks * (step < groups)[:, None, None])[:, None]  # the last step is the blurred image
 
-        p = stream(classifier, x, groups + 1, mask_of, lambda image, _step, _mask: blurred[image], probability_of(y))
+        def fill(image: Tensor, _step: Tensor, _mask: Tensor) -> Tensor:
+            return blurred.index_select(0, image)
+
+        p = stream(classifier, x, groups + 1, mask_of, fill, probability_of(y))
         gain = (p[:, :-1] - p[:, -1:]).relu()
         maps = torch.zeros_like(x[:, 0])
         for group in range(groups):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.method import METHODS, Method, default_upsample
 from xbench.ops.blur import gaussian_blur
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps, Scores
 
@@ -210,6 +210,7 @@ def path_scores(
     """
     n, k, h, w = composed.shape
     points = noise.shape[2]
+    ends, drawn = torch.cat([background, x]), noise.flatten(0, 2)
     flat = torch.cartesian_prod(*(torch.arange(size, device=x.device) for size in (n, k, points)))
     values: list[Tensor] = []
     slopes: list[Tensor] = []
@@ -217,11 +218,10 @@ def path_scores(
         row, score, point = part.unbind(1)
         weight = signs[score].to(x) / points
         share = ((point + 1).to(x) / points)[:, None, None, None]
-        keep = composed[row, score][:, None].requires_grad_(backward)
-        kept, rest = x[image[row]], background[image[row]]
-        swap = (signs[score] < 0)[:, None, None, None]
-        start, end = torch.where(swap, kept, rest), torch.where(swap, rest, kept)
-        images = torch.lerp(start, end, share * keep) + noise[image[row], score, point]
+        keep = composed.flatten(0, 1).index_select(0, row * k + score)[:, None].requires_grad_(backward)
+        keeping = signs[score] > 0
+        start, end = (ends.index_select(0, image[row] + len(x) * last) for last in (~keeping, keeping))
+        images = torch.lerp(start, end, share * keep) + drawn.index_select(0, (image[row] * k + score) * points + point)
         p = classifier(images).softmax(1).gather(1, y[image[row], None])[:, 0] * weight
         values.append(p.detach())
         if backward:
@@ -255,7 +255,7 @@ def trials(step: float) -> int:
 
 def enlarged(grids: Float[Tensor, "b masks rows columns"], x: Images) -> Float[Tensor, "b masks h w"]:
     """Grids bilinearly at the size of ``x``, the outermost cells at its corners."""
-    return F.interpolate(grids, size=x.shape[2:], mode="bilinear", align_corners=True)
+    return resized(grids, x, "corners")
 
 
 def blurred(x: Images) -> Images:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.fill import Fill
 from xbench.method import METHODS
 from xbench.methods.vp import GridExplainer, mask_network, masked_divergence, upsampled
+from xbench.ops.resize import resized
 from xbench.ops.topk import gumbel_topk
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -103,7 +103,7 @@ class L2X(GridExplainer):
         flat = scores.flatten(1)
         best = flat.argsort(dim=1, descending=True, stable=True)[:, : self._selected(flat.shape[1])]
         selection = torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(scores)
-        return F.interpolate(selection[:, None], size=x.shape[2:], mode="nearest")[:, 0]
+        return resized(selection, x, "nearest")
 
     def _selected(self, cells: int) -> int:
         return max(1, round(self.share * cells))

@@ -81,7 +81,7 @@ class SuperpixelModel(Method):
         superpixel, kept, weight = superpixel.to(x.device), kept.to(x.device), weight.to(x.device)
 
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            return kept[image, step].gather(1, superpixel[image]).view(-1, 1, h, w)
+            return kept[image, step].gather(1, superpixel.index_select(0, image)).view(-1, 1, h, w)
 
         fill = make_filler(self.fill, classifier, x, rng)
         p = stream(classifier, x, samples, mask_of, fill, probability_of(y))

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, Filler, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
+from xbench.ops.resize import resized
 from xbench.perturb import probability_of
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -78,7 +78,7 @@ class MeaningfulPerturbation(Method):
         chunks = torch.split(torch.arange(len(x), device=x.device), classifier.batch_size)
         with torch.enable_grad():
             masks = [optimise(classifier, x, fill, y, i, start[i], shifts[i], jitter > 0) for i in chunks]
-        return 1 - F.interpolate(torch.cat(masks), size=(h, w), mode="nearest")[:, 0]
+        return 1 - resized(torch.cat(masks), x, "nearest")[:, 0]
 
     def not_applicable(self, classifier: Classifier) -> str | None:
         """No inpainter ships for the classifier's images."""
@@ -119,9 +119,9 @@ def optimise(
     mask = start.clone().requires_grad_()
     adam = torch.optim.Adam([mask], lr=LEARNING_RATE)
     for iteration, shift in enumerate(shifts.unbind(1)):
-        keep = F.interpolate(mask, size=x.shape[2:], mode="nearest")
+        keep = resized(mask, x, "nearest")
         # An inpainter sees the unmoved image under the unmoved mask.
-        pair = torch.cat([x[image], fill(image, torch.full_like(image, iteration), keep.detach())], 1)
+        pair = torch.cat([x.index_select(0, image), fill(image, torch.full_like(image, iteration), keep.detach())], 1)
         moved, removed = (shifted(pair, shift) if shifting else pair).chunk(2, 1)
         p = probability(classifier(torch.lerp(removed, moved, keep)), index)
         variation = mask.diff(dim=2).abs().pow(TV_POWER).sum() + mask.diff(dim=3).abs().pow(TV_POWER).sum()

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, Filler, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
+from xbench.ops.resize import resized
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Logits, Maps, Masks, Scores
@@ -162,7 +162,7 @@ def probe(
         fill = torch.where(without < keep, filler(image, number, without), fill)
     with torch.enable_grad():
         m = kept.to(x.dtype).requires_grad_()
-        logits = classifier(torch.lerp(fill, x[image], enlarged(m, x)))
+        logits = classifier(torch.lerp(fill, x.index_select(0, image), enlarged(m, x)))
         (slope,) = torch.autograd.grad(log_odds(logits, y[image]).sum(), m)
     return logits.detach().softmax(1).gather(1, y[image, None])[:, 0], slope.abs()
 
@@ -176,7 +176,7 @@ def checkerboard(grid: Tensor) -> Bool[Tensor, "2 rows columns"]:
 
 def enlarged(grid: Tensor, x: Images) -> Masks:
     """A grid (n, rows, columns) at the size of ``x`` by nearest neighbours, (n, 1, h, w) in the type of ``x``."""
-    return F.interpolate(grid[:, None].to(x.dtype), size=x.shape[2:], mode="nearest")
+    return resized(grid[:, None].to(x.dtype), x, "nearest")
 
 
 def log_odds(logits: Logits, y: Labels) -> Scores:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, TrainedMethod, default_upsample
+from xbench.ops.resize import resized
 from xbench.ops.topk import soft_topk_masks
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps, Masks
@@ -221,14 +222,8 @@ def masked_divergence(classifier: Classifier, x: Images, keep: Masks, background
 
 
 def upsampled(field: Maps, x: Images, *, squared: bool = False) -> Maps:
-    """A field (b, rows, columns) bilinearly at the size of ``x`` (half-pixel centres), (b, h, w), as R field C^T.
+    """A field (b, rows, columns) bilinearly at the size of ``x`` (half-pixel centres), (b, h, w).
 
     With ``squared`` weights, variances of independent cells become those of the upsampled field.
     """
-    rows, columns = (
-        F.interpolate(torch.eye(n, dtype=field.dtype, device=field.device)[None], size=size, mode="linear")[0]
-        for n, size in zip(field.shape[1:], x.shape[2:], strict=True)
-    )
-    if squared:
-        rows, columns = rows.square(), columns.square()
-    return rows.mT @ field @ columns
+    return resized(field, x, "bilinear-squared" if squared else "bilinear")

@@ -141,7 +141,7 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def probabilities(self, x: Images) -> Logits:
         """Softmax probabilities (b, k), in batches, without gradients; see ``predict``."""
-        return batched(self, len(x), lambda part: self.predict(x[part]).softmax(1))
+        return batched(self, len(x), lambda part: self.predict(x.index_select(0, part)).softmax(1))
 
     @property
     def batch_size(self) -> int:

@@ -81,12 +81,12 @@ def make_filler(spec: str, classifier: Classifier, x: Images, rng: ImageRandom) 
     name, _, rest = valid_fill(spec).partition(":")
     if name in CONSTANT:
         fill = _constant(name, classifier, x, rng).expand_as(x)
-        return lambda image, step, keep: fill[image]
+        return lambda image, step, keep: fill.index_select(0, image)
     restore = _restorer(name, rest, classifier, x)
 
     @torch.no_grad()
     def filler(image: Tensor, step: Tensor, keep: Masks) -> Images:
-        fill = restore(x[image], (keep >= 0.5).to(x))
+        fill = restore(x.index_select(0, image), (keep >= 0.5).to(x))
         if name in REDRAWN:
             fill = fill + IMPUTATION_NOISE * rng.normal_at("fill", fill.shape[1:], image, step).to(fill)
         return fill

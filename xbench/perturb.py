@@ -32,7 +32,8 @@ def stream(classifier: Classifier, x: Images, steps: int, mask_of: MaskOf, fill:
     def score(flat: Tensor) -> Tensor:
         image, step = flat % b, flat // b
         mask = mask_of(image, step).to(x.dtype)
-        return select(classifier.predict(torch.lerp(fill(image, step, mask), x[image], mask)), image)
+        # Selected, not indexed: on a CPU an index reads value by value, a tenth as fast at 28 px.
+        return select(classifier.predict(torch.lerp(fill(image, step, mask), x.index_select(0, image), mask)), image)
 
     scores = batched(classifier, b * steps, score)
     return scores.view(steps, b, *scores.shape[1:]).transpose(0, 1)

@@ -81,7 +81,7 @@ def follow(explainer: Explainer, batch: Batch, maps: Maps, family: str, filler: 
     draw = torch.tensor([removal.draw for removal in removals], device=maps.device)
 
     def mask_of(image: Tensor, step: Tensor) -> Masks:
-        position = order[image]
+        position = order.index_select(0, image)
         return ((position >= top[step, None]) & (position < pixels - low[step, None])).view(-1, 1, h, w)
 
     def fill(image: Tensor, step: Tensor, keep: Masks) -> Images:

@@ -74,11 +74,11 @@ class Infidelity(Metric):
         def disturbance(image: Tensor, step: Tensor) -> Images:
             # I . g(x) is noted here, where the perturbation is at hand.
             noise = self.std * rng.normal_at("perturbation", x.shape[1:], image, step).to(x)
-            claimed[image, step] = (maps[image].double() * noise.sum(1)).sum((1, 2))
+            claimed[image, step] = (maps.index_select(0, image).double() * noise.sum(1)).sum((1, 2))
             return noise
 
         def perturbed(image: Tensor, step: Tensor, _keep: Masks) -> Images:
-            return x[image] - disturbance(image, step)
+            return x.index_select(0, image) - disturbance(image, step)
 
         def nothing(image: Tensor, _step: Tensor) -> Masks:
             return x.new_zeros(len(image), 1, 1, 1)

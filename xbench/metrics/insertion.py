@@ -55,7 +55,7 @@ class Insertion(Removing):
         blurred = substrate(batch.x)
 
         def fill(image: Tensor, _step: Tensor, _keep: Masks) -> Images:
-            return blurred[image]
+            return blurred.index_select(0, image)
 
         return area_under_curve(follow(explainer, batch, maps, self.family, fill, self.removals(pixels)), pixels)
 

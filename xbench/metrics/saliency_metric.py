@@ -58,7 +58,7 @@ class SaliencyMetric(Thresholded):
         """The scores of the crops, in nats."""
 
         def crop(image: Tensor, step: Tensor, _keep: Tensor) -> Images:
-            return resized_crops(batch.x[image], boxes[image, step])
+            return resized_crops(batch.x.index_select(0, image), boxes[image, step])
 
         def nothing(image: Tensor, _step: Tensor) -> Tensor:
             return batch.x.new_zeros(len(image), 1, 1, 1)

@@ -118,7 +118,7 @@ class SampleRealism(Metric):
         superpixel = superpixel.to(x.device)
 
         def mask_of(image: Tensor, step: Tensor) -> Masks:
-            return kept[image, step].gather(1, superpixel[image]).view(-1, 1, h, w)
+            return kept[image, step].gather(1, superpixel.index_select(0, image)).view(-1, 1, h, w)
 
         def top(logits: Tensor, _image: Tensor) -> Tensor:
             return logits.argmax(1)

@@ -69,7 +69,7 @@ def conditional_windows(x: Images, window: int, padding: int) -> Sampler:
             at = (row[:, None] + cells // side) * w + column[:, None] + cells % side
             return at[:, None].expand(-1, c, -1)
 
-        centre, images = mean[image], flat[image]
+        centre, images = mean.index_select(0, image), flat.index_select(0, image)
         surprise = images.gather(2, pixels(outer)) - centre.gather(2, outer[:, None].expand(-1, c, -1))
         values = centre.gather(2, inner[:, None].expand(-1, c, -1))
         values = values + (regressions[image, offset] @ surprise[..., None] + factors[image, offset] @ noise[..., None])[..., 0]
