@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for size in options.size:
-        images = {28: 20, 224: 2}[size]
+        images = {28: 100, 224: 4}[size]
         of = subject(size, images, options.precision)
         assert of.classifier.form is not None
         about = f"{images} x {size} px, {options.precision}, {options.threads} threads"

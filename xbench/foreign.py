@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbench.classifier import Classifier, Passes
 from xbench.errors import NotApplicable, XbenchError
 from xbench.method import Method
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom, global_seed
 from xbench.types import Images, Labels, Maps
 
@@ -107,7 +107,7 @@ class Adapted(Method):
             if tuple(values.shape[1:]) == size:
                 return values
             if coarse:
-                return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+                return resized(values, x, "bilinear")
         what = f"a {type(given).__name__}"
         if isinstance(given, Tensor | np.ndarray):
             what += f" of {given.dtype} and shape {tuple(given.shape)}"

@@ -28,6 +28,7 @@ def pairs(of: Subject) -> list[Pair]:
     lipschitz = quantus.LocalLipschitzEstimate(nr_samples=DRAWS, **QUIET)
     mprt = quantus.MPRT(layer_order="top_down", **QUIET)
     road = quantus.ROAD(percentages=list(range(10, 100, 10)), **QUIET)
+    reverse = given | {"a_batch": -of.maps[:, None].numpy()}  # it removes from one end only, `game` from both
     layers = sum(hasattr(layer, "reset_parameters") for layer in of.network.modules())
     stages = len(of.classifier.stages)
     return [
@@ -45,7 +46,7 @@ def pairs(of: Subject) -> list[Pair]:
             lambda: mprt(**given, explain_func=gradient),
             more=(layers + 1) / (stages + 1),
         ),
-        Pair("`game`, 20 points", "Quantus `ROAD`, 9 points", of.metric("game"), lambda: road(**given)),
+        Pair("`game`, 20 points", "Quantus `ROAD`, both ends", of.metric("game"), lambda: [road(**given), road(**reverse)]),
     ]
 
 
