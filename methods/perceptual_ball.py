@@ -81,7 +81,7 @@ class PerceptualBall(Method):
             raise ValueError(f"sigma must not be negative, got {self.sigma}")
 
     def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
-        """Maps (b, h, w), >= 0; NotApplicable if the classifier lacks a layer, or one does not give one tensor in a pass."""
+        """Maps (b, h, w), >= 0; NotApplicable if the classifier lacks a layer, or one gives not one tensor or no logits."""
         if reason := self.not_applicable(classifier):
             raise NotApplicable(reason)
         sigma = self.resolved(classifier.shape).sigma
@@ -105,18 +105,24 @@ class PerceptualBall(Method):
             passed(x, lambda layer, output: clean.update({layer: output.clone()}))
 
         def evaluate(image: Tensor, points: Points) -> tuple[Scores, Points]:
-            distances: list[Scores] = []
+            distances: dict[str, Scores] = {}
+            pulled: set[str] = set()
 
             def pull(layer: str, output: Tensor) -> None:
                 """Takes the distance of the features, and adds its gradient where that of the logits comes by.
 
                 As a term of the loss it would go through the features five times more.
                 """
+
+                def pulling(gradient: Tensor) -> Tensor:
+                    pulled.add(layer)
+                    return torch.add(gradient, moved, alpha=2 * share)
+
                 with torch.no_grad():
                     moved = output - (clean[layer] if len(image) == len(x) else clean[layer][image])
                     share = weight / moved[0].numel()
-                    distances.append(share * torch.linalg.vector_norm(moved, dim=tuple(range(1, moved.dim()))).square())
-                output.register_hook(lambda gradient: torch.add(gradient, moved, alpha=2 * share))
+                    distances[layer] = share * torch.linalg.vector_norm(moved, dim=tuple(range(1, moved.dim()))).square()
+                output.register_hook(pulling)
 
             with torch.enable_grad():
                 d = points.detach().requires_grad_()
@@ -125,7 +131,9 @@ class PerceptualBall(Method):
                 others = logits.scatter(1, y[image, None], -torch.inf).amax(1)
                 loss = (own - others - self.margin).square() + d.square().mean(1)
                 (gradient,) = torch.autograd.grad(loss.sum(), d)
-            return loss.detach() + sum(distances), gradient
+            if apart := distances.keys() - pulled:
+                raise NotApplicable(f"layer {min(apart)!r} of classifier {classifier.name!r} does not lead to the logits")
+            return loss.detach() + sum(distances.values()), gradient
 
         return lbfgs(evaluate, torch.zeros_like(x).flatten(1), self.iterations).view_as(x)
 

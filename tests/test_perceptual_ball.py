@@ -193,7 +193,20 @@ def test_layers_that_do_not_serve_are_refused_and_no_hook_stays():
     classifier.module.idle.forward = lambda z: z
     with pytest.raises(NotApplicable, match=r"layer 'idle.unused' .* must give one tensor in a pass, gave 0"):
         PerceptualBall(layers=("conv1", "idle.unused"))(classifier, x, y, rng)
+    classifier.module.idle.forward = lambda z: z + 0 * classifier.module.idle.unused(z.detach().requires_grad_()).detach()
+    with pytest.raises(NotApplicable, match=r"layer 'idle.unused' .* does not lead to the logits"):
+        PerceptualBall(layers=("conv1", "idle.unused"))(classifier, x, y, rng)
     assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_features_are_those_before_an_activation_in_place():
+    classifier, twin, x, y = tiny_classifier(), tiny_classifier(), tiny_images(2), torch.tensor([0, 1])
+    for module in twin.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    assert any(isinstance(module, nn.ReLU) for module in twin.modules())
+    changes = [PerceptualBall(iterations=6).change(network, x, y) for network in (classifier, twin)]
+    torch.testing.assert_close(*changes)
 
 
 def test_defaults_and_sweeps_follow_the_image_size():

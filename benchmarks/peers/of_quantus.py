@@ -28,7 +28,7 @@ def pairs(of: Subject) -> list[Pair]:
     lipschitz = quantus.LocalLipschitzEstimate(nr_samples=DRAWS, **QUIET)
     mprt = quantus.MPRT(layer_order="top_down", **QUIET)
     road = quantus.ROAD(percentages=list(range(10, 100, 10)), **QUIET)
-    reverse = given | {"a_batch": -of.maps[:, None].numpy()}  # it removes from one end only, `game` from both
+    reverse = given | {"a_batch": 1 - of.maps[:, None].numpy()}  # it removes from one end only, `game` from both
     layers = sum(hasattr(layer, "reset_parameters") for layer in of.network.modules())
     stages = len(of.classifier.stages)
     return [

@@ -118,17 +118,18 @@ def psnr(a: Maps, b: Maps) -> tuple[Scores, Tensor]:
 
 def pearson(a: Tensor, b: Tensor) -> Scores:
     """Pearson correlation of vectors or maps (b, ...), in [-1, 1]; NaN where either is constant."""
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    constant = (a.amin(1) == a.amax(1)) | (b.amin(1) == b.amax(1))
-    correlation = (_standardised(a) * _standardised(b)).sum(1).clamp(-1, 1)
-    return correlation.masked_fill(constant, math.nan)
+    (a, constant_a), (b, constant_b) = _centred(a), _centred(b)
+    norms = (torch.linalg.vecdot(a, a) * torch.linalg.vecdot(b, b)).sqrt()
+    correlation = (torch.linalg.vecdot(a, b) / norms).clamp(-1, 1)
+    return correlation.masked_fill(constant_a | constant_b, math.nan)
 
 
-def _standardised(x: Tensor) -> Tensor:
-    """Rows of (b, n) with mean 0 and norm 1; not defined for constant rows."""
-    x = x - x.mean(1, keepdim=True)
-    x = x / x.abs().amax(1, keepdim=True)  # so that squares of tiny or huge values neither vanish nor overflow
-    return F.normalize(x, dim=1)
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (b, n) with mean 0 and largest absolute value 1, and whether each is constant, for which they are not defined."""
+    x = x.flatten(1).double()
+    (low, high), mean = x.aminmax(dim=1, keepdim=True), x.mean(1, keepdim=True)
+    # Divided, so that squares of tiny or huge values neither vanish nor overflow.
+    return (x - mean).div_(torch.maximum(high - mean, mean - low)), (low == high)[:, 0]
 
 
 def average_ranks(x: Tensor) -> Tensor:
