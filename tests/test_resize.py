@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from xbench.ops.blur import gaussian_blur
 from xbench.ops.resize import Mode, resized
 
 SIZES = [((3, 5), (28, 28)), ((14, 14), (28, 28)), ((7, 4), (9, 13)), ((28, 28), (28, 28)), ((1, 1), (6, 6)), ((8, 8), (5, 3))]
@@ -39,3 +40,14 @@ def test_squared_weights_are_those_of_variances() -> None:
     torch.testing.assert_close(resized(draws, x, "bilinear").var(0), expected, rtol=0.02, atol=0)
     assert expected[0, 0] == 9  # at the corner a single cell counts
     assert expected[2, 2] == 9 / 4  # in the middle all four alike
+
+
+def test_what_was_asked_in_inference_mode_serves_a_backward_pass_later() -> None:
+    x = torch.zeros(1, 1, 11, 17)  # a size that no other test has
+    with torch.inference_mode():
+        resized(torch.rand(4, 6), x, "bilinear")
+        gaussian_blur(torch.rand(1, 1, 11, 17), 1.25)
+    grid = torch.rand(4, 6, requires_grad=True)
+    blurred = gaussian_blur(resized(grid, x, "bilinear")[None, None], 1.25)
+    (gradient,) = torch.autograd.grad(blurred.sum(), grid)
+    assert gradient.sum() == pytest.approx(11 * 17)  # the weights of every pixel sum to 1

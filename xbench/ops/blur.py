@@ -28,6 +28,7 @@ def gaussian_blur(x: Images, sigma: float, radius: int | None = None) -> Images:
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a tensor of that mode could not take part in a backward pass later
 def _matrix(n: int, sigma: float, radius: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The blur of a line of n pixels as a matrix (n, n), whose products take less time than convolutions with few channels.
 

@@ -84,4 +84,5 @@ def _direction(gradient: Points, history: list[tuple[Tensor, Tensor, Tensor]], s
 
 def _dot(a: Points, b: Points) -> Tensor:
     """Scalar product of each row, (b, 1)."""
-    return torch.linalg.vecdot(a, b)[:, None]
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products[:, None]

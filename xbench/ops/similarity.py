@@ -120,7 +120,7 @@ def pearson(a: Tensor, b: Tensor) -> Scores:
     """Pearson correlation of vectors or maps (b, ...), in [-1, 1]; NaN where either is constant."""
     (a, constant_a), (b, constant_b) = _centred(a), _centred(b)
     norms = (torch.linalg.vecdot(a, a) * torch.linalg.vecdot(b, b)).sqrt()
-    correlation = (torch.linalg.vecdot(a, b) / norms).clamp(-1, 1)
+    correlation: Tensor = (torch.linalg.vecdot(a, b) / norms).clamp(-1, 1)
     return correlation.masked_fill(constant_a | constant_b, math.nan)
 
 
