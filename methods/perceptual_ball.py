@@ -190,7 +190,7 @@ def watched(classifier: Classifier, layers: tuple[str, ...]) -> Iterator[Passed]
         nonlocal seeing
         caught.update({layer: [] for layer in layers})
         seeing = see
-        logits = classifier(images)
+        logits: Logits = classifier(images)
         seeing = None
         for layer, kinds in caught.items():
             if len(kinds) != 1 or not issubclass(kinds[0], Tensor):
