@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.errors import NotApplicable
-from xbench.ops.resize import resized
-from xbench.types import Images, Labels, Maps
+from xbench.types import Images, Labels
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 """(feature maps A (b, k, u, v), gradients d f_c / d A (b, k, u, v)) -> (b, ...)."""
@@ -31,11 +30,6 @@ def combined(classifier: Classifier, x: Images, y: Labels, combine: Combine) -> 
             (gradient,) = torch.autograd.grad(logits.gather(1, c[:, None]).sum(), maps)
         parts.append(combine(maps.detach(), gradient))
     return torch.cat(parts)
-
-
-def enlarged(coarse: Maps, x: Images) -> Maps:
-    """Maps (b, u, v) at the size of the images, by bilinear interpolation with ``align_corners=False``."""
-    return resized(coarse, x, "bilinear")
 
 
 def no_feature_maps(classifier: Classifier) -> str | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from xbench.classifier import Classifier
+from xbench.ops.resize import resized
 from xbench.types import Images, Maps
 
 SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
@@ -85,8 +86,8 @@ class Watch(TorchFunctionMode):
 def attention_map(row: Tensor, x: Images) -> Maps:
     """The last tokens of (b, n), those of the patches, as maps (b, h, w), enlarged bilinearly."""
     rows, columns = grid(row.shape[1], x.shape[2], x.shape[3])
-    patches = row[:, row.shape[1] - rows * columns :].view(-1, 1, rows, columns)
-    return F.interpolate(patches, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    patches = row[:, row.shape[1] - rows * columns :].view(-1, rows, columns)
+    return resized(patches, x)
 
 
 def grid(tokens: int, h: int, w: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method, default_upsample
 from xbench.methods.mp2 import log_odds
-from xbench.methods.vp import upsampled
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
 
@@ -84,7 +84,7 @@ class Fido(Method):
             drop = [
                 self._optimised(classifier, x[i], y[i], ImageRandom(rng.seed, [rng.ids[j] for j in i.tolist()])) for i in chunks
             ]
-        return upsampled(torch.sigmoid(-torch.cat(drop)), x) - 0.5
+        return resized(torch.sigmoid(-torch.cat(drop)), x) - 0.5
 
     def _optimised(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Float[Tensor, "b rows columns"]:
         """The optimised logits of the drop probabilities.
@@ -107,7 +107,7 @@ class Fido(Method):
                 fill = filler(image[part], step * self.samples + sample[part], keep.detach())
                 odds = log_odds(classifier(torch.lerp(fill, x.index_select(0, image[part]), keep)), y[image[part]])
                 ascent += torch.autograd.grad(odds.sum(), keep)
-            kept = upsampled(torch.sigmoid(-drop), x).mean((1, 2)).sum()
+            kept = resized(torch.sigmoid(-drop), x).mean((1, 2)).sum()
             weight = self.sparsity * PIXELS * min(1, step / ANNEALING)
             (drop.grad,) = torch.autograd.grad([z, kept], drop, [-torch.cat(ascent) / self.samples, kept.new_tensor(weight)])
             adam.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / self.steps)
@@ -145,6 +145,6 @@ def concrete(drop: Float[Tensor, "b rows columns"], noise: Float[Tensor, "b samp
     """
     x = noise[:, :1]
     # Both probabilities are enlarged, because 1 - p would round small ones to 0.
-    keep, lost = (upsampled(torch.sigmoid(logit), x)[:, None] for logit in (-drop, drop))
+    keep, lost = (resized(torch.sigmoid(logit), x)[:, None] for logit in (-drop, drop))
     noise = noise.clamp(2**-24, 1 - 2**-24)  # draws are multiples of 2^-24, and 0 has no logit
     return torch.sigmoid((keep.log() - lost.log() - noise.logit()) / TEMPERATURE)

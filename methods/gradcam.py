@@ -39,7 +39,7 @@ class GradCam(Method):
         size = classifier.batch_size
         batches = zip(x.detach().split(size), y.split(size), strict=True)
         coarse = torch.cat([gradcam.attribute(part, c, relu_attributions=True).detach() for part, c in batches])
-        return resized(coarse[:, 0], x, "bilinear")
+        return resized(coarse[:, 0], x)
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward pass, and one backward pass that ends at the layer."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.method import METHODS, Method
-from xbench.methods._activations import combined, enlarged, no_feature_maps
+from xbench.methods._activations import combined, no_feature_maps
 from xbench.ops.blur import gaussian_blur
 from xbench.ops.normalise import minmax
+from xbench.ops.resize import resized
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -70,7 +71,7 @@ class GroupCam(Method):
         blurred = gaussian_blur(x, 50 * height / 224, max(1, round(25 * height / 224)))
 
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            masks = minmax(enlarged(coarse[image, step.clamp_max(groups - 1)], x))
+            masks = minmax(resized(coarse[image, step.clamp_max(groups - 1)], x))
             return (masks * (step < groups)[:, None, None])[:, None]  # the last step is the blurred image
 
         def fill(image: Tensor, _step: Tensor, _mask: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class GroupCam(Method):
         gain = (p[:, :-1] - p[:, -1:]).relu()
         maps = torch.zeros_like(x[:, 0])
         for group in range(groups):
-            maps += gain[:, group, None, None] * minmax(enlarged(coarse[:, group], x))
+            maps += gain[:, group, None, None] * minmax(resized(coarse[:, group], x))
         return maps
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xbench.classifier import Classifier
 from xbench.fill import Fill
 from xbench.method import METHODS
-from xbench.methods.vp import GridExplainer, mask_network, masked_divergence, upsampled
+from xbench.methods.vp import GridExplainer, mask_network, masked_divergence
 from xbench.ops.resize import resized
 from xbench.ops.topk import gumbel_topk
 from xbench.rng import ImageRandom
@@ -92,14 +92,14 @@ class L2X(GridExplainer):
         cells = scores[0].numel()
         uniform = rng.uniform("gumbel", (self._selected(cells), cells))
         mask = gumbel_topk(scores.flatten(1), uniform, self.tau).view_as(scores)
-        keep = upsampled(mask, x)[:, None]
+        keep = resized(mask, x)[:, None]
         return masked_divergence(classifier, x, keep, self.background(classifier, x, keep, rng))
 
     def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """The upsampled scores, or the selection of the best cells."""
         scores = network(x)[:, 0]
         if self.output == "scores":
-            return upsampled(scores, x)
+            return resized(scores, x)
         flat = scores.flatten(1)
         best = flat.argsort(dim=1, descending=True, stable=True)[:, : self._selected(flat.shape[1])]
         selection = torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(scores)

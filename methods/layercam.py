@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from xbench.classifier import Classifier, Passes
 from xbench.method import METHODS, Method
-from xbench.methods._activations import combined, enlarged, no_feature_maps
+from xbench.methods._activations import combined, no_feature_maps
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
 
@@ -29,7 +30,7 @@ class LayerCam(Method):
     def __call__(self, classifier: Classifier, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """Maps (b, h, w) of classes ``y``; NotApplicable if the classifier declares no ``cam_layer``."""
         maps = combined(classifier, x, y, lambda a, gradient: (gradient.relu() * a).sum(1).relu())
-        return enlarged(maps, x)
+        return resized(maps, x)
 
     def cost(self, shape: tuple[int, int, int]) -> Passes:
         """One forward pass, and one backward pass that ends at the layer."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from xbench.classifier import Classifier
 from xbench.method import METHODS
-from xbench.methods.vp import MaskExplainer, mask_network, upsampled
+from xbench.methods.vp import MaskExplainer, mask_network
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
 
@@ -51,4 +52,4 @@ class Nvp(MaskExplainer):
 
     def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """The upsampled scores."""
-        return upsampled(network(x)[:, 0], x)
+        return resized(network(x)[:, 0], x)

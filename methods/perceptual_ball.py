@@ -111,7 +111,7 @@ class PerceptualBall(Method):
             def pull(layer: str, output: Tensor) -> None:
                 """Takes the distance of the features, and adds its gradient where that of the logits comes by.
 
-                As a term of the loss it would go through the features five times more.
+                As a term of the loss it would go through all features again and again.
                 """
 
                 def pulling(gradient: Tensor) -> Tensor:

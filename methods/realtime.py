@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill
 from xbench.method import METHODS
-from xbench.methods.vp import GridExplainer, upsampled
+from xbench.methods.vp import GridExplainer
+from xbench.ops.resize import resized
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps, Masks
 
@@ -110,7 +111,7 @@ class RealTime(GridExplainer):
             predicted = classifier(x).argmax(1)
         fake = (rng.uniform("fake", ()) < FAKE).to(x.device)
         other = predicted + 1 + rng.integers("class", classifier.classes - 1, ()).to(x.device)
-        mask = upsampled(network(x, torch.where(fake, other % classifier.classes, predicted)), x)[:, None]
+        mask = resized(network(x, torch.where(fake, other % classifier.classes, predicted)), x)[:, None]
         keep = torch.where(fake[:, None, None, None], 1 - mask, mask)
         background = self.background(classifier, x, keep, rng)
         kept, removed = (
@@ -124,7 +125,7 @@ class RealTime(GridExplainer):
 
     def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """The upsampled mask of class ``y``."""
-        return upsampled(network(x, y), x)
+        return resized(network(x, y), x)
 
 
 class MaskingNetwork(nn.Module):

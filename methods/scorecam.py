@@ -11,8 +11,9 @@ from torch import Tensor
 from xbench.classifier import Classifier, Passes
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
-from xbench.methods._activations import enlarged, feature_maps, no_feature_maps
+from xbench.methods._activations import feature_maps, no_feature_maps
 from xbench.ops.normalise import minmax
+from xbench.ops.resize import resized
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -54,12 +55,12 @@ class ScoreCam(Method):
         maps = feature_maps(classifier, x)
 
         def mask_of(image: Tensor, step: Tensor) -> Tensor:
-            return minmax(enlarged(maps[image, step], x))[:, None]
+            return minmax(resized(maps[image, step], x))[:, None]
 
         fill = make_filler(self.fill, classifier, x, rng)
         p = stream(classifier, x, maps.shape[1], mask_of, fill, probability_of(y))
         varies = maps.amax((2, 3)) > maps.amin((2, 3))
-        return enlarged(torch.einsum("bk,bkuv->buv", p * varies, maps).relu(), x)
+        return resized(torch.einsum("bk,bkuv->buv", p * varies, maps).relu(), x)
 
     def cost_for(self, classifier: Classifier) -> Passes:
         """One forward pass for the feature maps, and one for each of them."""

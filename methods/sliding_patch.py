@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xbench.classifier import Classifier, Passes
 from xbench.errors import NotApplicable
 from xbench.fill import Fill, make_filler, no_inpainter, valid_fill
 from xbench.method import METHODS, Method
+from xbench.ops.resize import resized
 from xbench.perturb import probability_of, stream
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -73,7 +73,7 @@ class SlidingPatch(Method):
         p = stream(classifier, x, positions + 1, mask_of, fill, probability_of(y))
         values = (p[:, -1:] - p[:, :-1]).view(-1, rows, columns)
         if not self.align:
-            return F.interpolate(values[:, None], size=(h, w), mode="bilinear", align_corners=False)[:, 0]
+            return resized(values, x)
         down, right = (centred(n, patch, stride, length).to(x) for n, length in ((rows, h), (columns, w)))
         return down @ values @ right.mT
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from xbench.classifier import Classifier
 from xbench.fill import Fill
 from xbench.method import METHODS, Method
-from xbench.methods.vp import GridExplainer, mask_network, masked_divergence, upsampled
+from xbench.methods.vp import GridExplainer, mask_network, masked_divergence
 from xbench.ops.prior import soft_tv_kl
+from xbench.ops.resize import resized
 from xbench.ops.topk import soft_topk_masks
 from xbench.rng import ImageRandom
 from xbench.types import Images, Labels, Maps
@@ -114,7 +115,7 @@ class VarSal(GridExplainer):
         mu, log_nu = network(x).unbind(1)
         field = _draw(mu, log_nu, rng.normal("field", mu.shape[1:]))
         ratio = 0.1 + 0.8 * rng.uniform("ratio", ()).to(x)
-        keep = soft_topk_masks(upsampled(field, x), ratio, self.eps)
+        keep = soft_topk_masks(resized(field, x), ratio, self.eps)
         divergence = masked_divergence(classifier, x, keep, self.background(classifier, x, keep, rng))
         alpha = self.alpha if self.prior == "soft-tv" else 0.0
         reg = soft_tv_kl(mu, log_nu, alpha, self.printed_form).mean()
@@ -124,8 +125,8 @@ class VarSal(GridExplainer):
         """The upsampled mean, sample or standard deviation of the posterior."""
         mu, log_nu = network(x).unbind(1)
         if self.output == "std":
-            return upsampled(log_nu.exp(), x, squared=True).sqrt()
-        return upsampled(mu if self.output == "mean" else _draw(mu, log_nu, rng.normal("sample", mu.shape[1:])), x)
+            return resized(log_nu.exp(), x, "bilinear-squared").sqrt()
+        return resized(mu if self.output == "mean" else _draw(mu, log_nu, rng.normal("sample", mu.shape[1:])), x)
 
 
 def _draw(mu: Maps, log_nu: Maps, noise: Tensor) -> Maps:

@@ -113,7 +113,7 @@ class MaskExplainer(GridExplainer):
         The mask keeps the share k of the pixels where ``field`` (b, h/m, w/m), upsampled, is largest; k ~ U(0, 1) for every
         image (own decision: the paper draws one for the batch, which makes the loss of an epoch too noisy to choose by).
         """
-        keep = soft_topk_masks(upsampled(field, x), rng.uniform("ratio", ()).to(x), self.eps)
+        keep = soft_topk_masks(resized(field, x), rng.uniform("ratio", ()).to(x), self.eps)
         return masked_divergence(classifier, x, keep, self.background(classifier, x, keep, rng))
 
 
@@ -190,7 +190,7 @@ class Vp(MaskExplainer):
     def explain(self, network: nn.Module, x: Images, y: Labels, rng: ImageRandom) -> Maps:
         """The upsampled mean, or the standard deviation of the upsampled field."""
         mu, log_nu = network(x).unbind(1)
-        return upsampled(mu, x) if self.output == "mean" else upsampled(log_nu.exp(), x, squared=True).sqrt()
+        return resized(mu, x) if self.output == "mean" else resized(log_nu.exp(), x, "bilinear-squared").sqrt()
 
 
 def mask_network(
@@ -219,11 +219,3 @@ def masked_divergence(classifier: Classifier, x: Images, keep: Masks, background
     masked = classifier(torch.lerp(background, x, keep)).log_softmax(1)
     divergence: Tensor = F.kl_div(masked, clean, reduction="batchmean", log_target=True)
     return divergence
-
-
-def upsampled(field: Maps, x: Images, *, squared: bool = False) -> Maps:
-    """A field (b, rows, columns) bilinearly at the size of ``x`` (half-pixel centres), (b, h, w).
-
-    With ``squared`` weights, variances of independent cells become those of the upsampled field.
-    """
-    return resized(field, x, "bilinear-squared" if squared else "bilinear")

@@ -223,6 +223,12 @@ def test_another_classifier_judges_and_its_passes_count(monkeypatch: pytest.Monk
         Filling(judge="mnist-cmm").not_applicable(METHODS.make("lime"), classifier)
 
 
+def test_a_network_that_judges_itself_does_so_in_its_form() -> None:
+    classifier = CLASSIFIERS.make("mnist-cnn").load()
+    assert Filling(judge="mnist-cnn")._judging(classifier) is classifier
+    assert Filling(judge="mnist-resnet8")._judging(classifier) is not classifier
+
+
 @pytest.mark.parametrize(("explained", "judge"), [("mnist-cnn", "mnist-resnet8"), ("mnist-resnet8", "mnist-cnn")])
 def test_digits_are_judged_by_the_other_shipped_network(explained: str, judge: str) -> None:
     classifier, other = (CLASSIFIERS.make(spec).load() for spec in (explained, judge))

@@ -19,7 +19,8 @@ from xbench.methods.l2x import L2X
 from xbench.methods.nvp import Nvp
 from xbench.methods.realtime import RealTime
 from xbench.methods.varsal import VarSal
-from xbench.methods.vp import GridExplainer, MaskExplainer, Vp, upsampled
+from xbench.methods.vp import GridExplainer, MaskExplainer, Vp
+from xbench.ops.resize import resized
 from xbench.ops.topk import soft_topk
 from xbench.testing import tiny_classifier, tiny_images
 from xbench.training import fit
@@ -96,13 +97,13 @@ def test_upsampled_field_and_its_exact_variance(cells: int) -> None:
     x = torch.empty(2, 1, 28, 20)
     field = torch.randn(2, cells, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(field[:, None], size=(28, 20), mode="bilinear", align_corners=False)[:, 0]
-    torch.testing.assert_close(upsampled(field, x), expected)
+    torch.testing.assert_close(resized(field, x), expected)
     # The variance of a sum of independent cells is the sum of squared weights times their variances.
     basis = torch.eye(cells * 5, dtype=torch.float64).view(-1, 1, cells, 5)
     weights = F.interpolate(basis, size=(28, 20), mode="bilinear", align_corners=False).flatten(1)
     variance = field.square()
     expected = (variance.flatten(1) @ weights.square()).view(2, 28, 20)
-    torch.testing.assert_close(upsampled(variance, x, squared=True), expected)
+    torch.testing.assert_close(resized(variance, x, "bilinear-squared"), expected)
 
 
 def test_maps_are_the_upsampled_outputs_of_the_network() -> None:
@@ -110,10 +111,12 @@ def test_maps_are_the_upsampled_outputs_of_the_network() -> None:
     module = network(Vp()).eval()
     with torch.no_grad():
         mu, log_nu = module(x).unbind(1)
-        torch.testing.assert_close(Vp().explain(module, x, y, rng), upsampled(mu, x))
-        torch.testing.assert_close(Vp(output="std").explain(module, x, y, rng), upsampled(log_nu.exp(), x, squared=True).sqrt())
+        torch.testing.assert_close(Vp().explain(module, x, y, rng), resized(mu, x))
+        torch.testing.assert_close(
+            Vp(output="std").explain(module, x, y, rng), resized(log_nu.exp(), x, "bilinear-squared").sqrt()
+        )
         naive = network(Nvp()).eval()
-        torch.testing.assert_close(Nvp().explain(naive, x, y, rng), upsampled(naive(x)[:, 0], x))
+        torch.testing.assert_close(Nvp().explain(naive, x, y, rng), resized(naive(x)[:, 0], x))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Adapted(Method):
             if tuple(values.shape[1:]) == size:
                 return values
             if coarse:
-                return resized(values, x, "bilinear")
+                return resized(values, x)
         what = f"a {type(given).__name__}"
         if isinstance(given, Tensor | np.ndarray):
             what += f" of {given.dtype} and shape {tuple(given.shape)}"

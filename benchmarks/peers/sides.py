@@ -10,13 +10,9 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # not done by Python itself under PYTHONSAFEPATH
-
 from pairs import ours, seconds, subject
 
 import xbench.classifier

@@ -19,21 +19,21 @@ With the squares of the weights, variances of independent cells become those of 
 """
 
 
-def resized(grid: Float[Tensor, "*b rows columns"], x: Images, mode: Mode) -> Float[Tensor, "*b h w"]:
+def resized(grid: Float[Tensor, "*b rows columns"], x: Images, mode: Mode = "bilinear") -> Float[Tensor, "*b h w"]:
     """Grids at the size of ``x`` (b, c, h, w), as R grid C^T; differentiable.
 
     Nearest neighbours are exact if all values are finite, and as long as matrix products have PyTorch's default precision.
     Two products with the interpolation's matrices take less time than interpolating planes one by one.
     """
     rows, columns = (
-        interpolation(n, size, mode, grid.dtype, grid.device) for n, size in zip(grid.shape[-2:], x.shape[-2:], strict=True)
+        _weights(n, size, mode, grid.dtype, grid.device) for n, size in zip(grid.shape[-2:], x.shape[-2:], strict=True)
     )
     return rows @ (grid @ columns.T)
 
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a tensor of that mode could not take part in a backward pass later
-def interpolation(n: int, size: int, mode: Mode, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size n"]:
+def _weights(n: int, size: int, mode: Mode, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size n"]:
     """The weights of n cells at each of ``size`` pixels of a line."""
     cells = torch.eye(n, dtype=dtype, device=device)[None]
     if mode == "nearest":
